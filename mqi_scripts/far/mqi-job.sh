@@ -1,0 +1,95 @@
+#!/bin/sh
+# mqi-job ROOT KEY ATTEMPT: the wrapper that the queue runs: one claim, one run, one result. POSIX sh, coreutils, util-linux.
+# fd 9 is the case's lock, fd 8 the slot's: the computation inherits both, so that whoever is left of it shows as alive.
+umask 077
+LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin
+export PATH
+root=$1 key=$2 number=$3 case=$1/cases/$2
+cd "$case/attempt-$number" && read -r digest group slots limit devices <job && exec 9<"$case/lock" || exit 75
+taken() { [ -e claim ] || [ -L claim ]; }
+now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+keep() { sync "$1.new" && mv -T "$1.new" "$1" && sync .; } # NAME: written beside, flushed, renamed
+
+# 1. the case's lock, a slot, the claim; who runs here since when
+flock -w 30 9 && ! taken || exit 75
+slot=${PUEUE_WORKER_ID:-$$} tries=0
+while [ "$slots" -gt 0 ]; do # first each slot in turn, then in steps of 5 s
+  slot=$((slot % slots))
+  exec 8>"$root/slots/$group-$slot"
+  flock -w $((tries < slots ? 0 : 5)) 8 && break
+  ! taken || exit 75
+  slot=$((slot + 1)) tries=$((tries + 1))
+done
+mkdir claim 2>/dev/null || exit 75
+since=$(now)
+read -r stat </proc/$$/stat && read -r up _ </proc/uptime && read -r boot </proc/sys/kernel/random/boot_id
+# shellcheck disable=SC2086 # fields, counted behind the name: 3 the process group, 20 the start in ticks
+set -- ${stat##*) }
+ticks=${20}
+[ "$3" = $$ ] || ticks=-
+echo "mqi1:$key:$number $3 $ticks $boot ${up%.*} group=$group slot=$slot since=$since host=$(uname -n) pid=$$" >status.new
+keep status
+
+# 2. how it ends, whoever ends it: the first one's reason stands
+result() { # EXIT FAULT
+  manifest=$(sha256sum 2>/dev/null <output.sha256)
+  echo "mqi1:$key:$number exit=$1 signal=$termed fault=$2 manifest=${manifest%% *} since=$since until=$(now)" >result.new
+  keep result
+}
+# shellcheck disable=SC2317 # the trap calls it
+overrun() { # the killer is one of the group, so that the group's number is still its own when KILL comes
+  printf 'time limit\n' >"ending.$$" && sync "ending.$$" && ln -T "ending.$$" ending
+  rm -f "ending.$$"
+  kill -TERM 0
+  (trap '' TERM && exec 8>&- 9>&- && sleep 10 && kill -KILL 0) &
+}
+termed=''
+trap 'termed=TERM' TERM
+trap overrun USR1
+
+# 3. the input once more, byte for byte, nothing added
+mkdir output && sort "$case/input-$digest.sha256" >expected
+wrong=$(cd "$case/input-$digest" && find . ! -type d -print0 | xargs -0 -r sha256sum | sed 's|  \./|  |' | sort |
+  comm -3 - "$case/attempt-$number/expected")
+sums=$(sha256sum <"$case/input-$digest.sha256") && rm -f expected
+if [ -n "$wrong" ] || [ "$sums" != "$digest  -" ]; then
+  printf 'mqi: the input is not what was published:\n%s\n' "$wrong" >job.log
+  result '' input-damaged
+  exit 65
+fi
+
+# 4. the job, in this task's process group
+export MQI_CASE="$key" MQI_INPUT="$case/input-$digest" MQI_OUTPUT="$case/attempt-$number/output" \
+  MQI_ATTEMPT="$number" MQI_GROUP="$group" MQI_SLOT="$slot"
+if [ "$devices" != - ]; then # one entry a slot
+  # shellcheck disable=SC2086
+  set -- $devices
+  [ "$slot" -ge $# ] || shift "$slot"
+  export CUDA_VISIBLE_DEVICES="$1"
+fi
+[ ! -f version-command ] || timeout 60 /bin/sh ./version-command >version 2>&1 </dev/null
+(trap - TERM USR1 && cd output && exec /bin/sh ../command) </dev/null >job.log 2>&1 &
+job=$!
+(
+  exec 8>&- 9>&-
+  trap 'kill $sleeper; exit' TERM
+  sleep "$limit" &
+  sleeper=$!
+  wait $sleeper && kill -USR1 $$
+) </dev/null >/dev/null 2>&1 &
+watch=$!
+while kill -0 $job 2>/dev/null; do # a signal to this shell ends wait, not the job
+  wait $job
+  code=$?
+done
+kill $watch 2>/dev/null
+
+# 5. what came out, then the result: without a list of all that came out there is none
+if (cd output && find . -type f -print0 | sort -z | xargs -0 -r sha256sum) >output.sha256.new && keep output.sha256 &&
+  sync -f output; then
+  result "$code" ''
+else
+  result '' disk-full
+fi
+[ -z "$termed" ] || exit 143
+exit "$code"

@@ -1,0 +1,247 @@
+"""Arguments, the one error boundary, exit codes, talk. Every script is `main = script(name, doc, work)`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from mqi_scripts import __version__
+from mqi_scripts import words as w
+from mqi_scripts.pure import codec, tables
+from mqi_scripts.world import config, lock, notes
+from mqi_scripts.world.host import Host
+from mqi_scripts.world.ledger import Ledger, prepare
+
+Work = Callable[["Run"], None]
+
+
+class Run:
+    """One run of a script: its arguments, the site, the ledger, and what it has said. code: its exit code."""
+
+    def __init__(self, name: str, args: argparse.Namespace, site: config.Site) -> None:
+        self.name, self.args, self.site, self.code = name, args, site, 0
+        by = {"script": name, "host": os.uname().nodename, "pid": os.getpid(), "user": user()}
+        self.book = Ledger(site.state, by, self.say)
+        self.trouble: list[str] = []
+        self.note: dict[str, Any] = {}
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def say(self, text: str) -> None:
+        """Talk, for stderr and the journal."""
+        sys.stderr.write(f"{self.name}: {tables.printable(text)}\n")
+
+    def record(self, events: Sequence[w.Event]) -> None:
+        """Store, then tell: a JSON line or a sentence an event on stdout. What cannot follow any more is said, not done."""
+        if self.args.dry_run:
+            stored = list(events)
+        else:
+            stored = self.book.append(events, self.now())
+            while self.book.refused:
+                self.say(f"somebody else was quicker, left alone: {self.book.refused.pop()}")
+        cases = self.book.cases() if stored and self.args.dry_run else {**self.book.state().open} if stored else {}
+        for event in stored:
+            case = cases.get(event.case) or self.book.closed().get(event.case)
+            if isinstance(event, w.Held | w.Failed):
+                self.code = max(self.code, 1)
+            if self.args.jsonl:
+                sys.stdout.write(json.dumps(codec.to_dict(event)) + "\n")
+            elif event.case:
+                sys.stdout.write(("would record: " if self.args.dry_run else "") + tables.sentence(event, case) + "\n")
+        sys.stdout.flush()
+        if stored and not self.args.dry_run:
+            head = self.book.state().head
+            self.say(f"ledger at line {head.seq}, digest {head.digest[:16]}")
+
+    def failed(self, error: w.Failure) -> None:
+        """A trouble of one host or case: said, remembered, and the rest goes on."""
+        self.say(str(error))
+        self.trouble.append(str(error))
+        self.code = max(self.code, error.code)
+
+    def chosen(self, *statuses: str) -> list[w.Case]:
+        """The cases to work on: those named on the command line or stdin, else all that are due."""
+        due = [case for case in self.book.state().open.values() if case.status in statuses]
+        if not self.args.case:
+            return due
+        named = {case.key for word in self._named() for case in [find(self.book, word)]}
+        return [case for case in due if case.key in named]
+
+    def _named(self) -> Iterator[str]:
+        for word in self.args.case:
+            if word != "-":
+                yield word
+                continue
+            for line in sys.stdin:
+                if line.startswith("{"):
+                    record = json.loads(line)
+                    yield record.get("case") or record.get("case_id", "")
+                elif line.strip():
+                    yield line.strip()
+
+    def hosts(self) -> list[Host]:
+        state = self.book.state()
+        return [Host(h, self.site.state, state.id, h.name in state.roots, self.book.holds) for h in self.site.hosts]
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """One host's or case's trouble does not stop the rest."""
+        try:
+            yield
+        except w.Failure as error:
+            self.failed(error)
+
+
+def find(book: Ledger, word: str) -> w.Case:
+    """The case with that id, unique prefix or path. Raises Usage that names the closest, or both."""
+    cases = book.cases()
+    hits = [case for case in cases.values() if case.key.startswith(word.lower()) or case.path == word] if word else []
+    if len(hits) == 1:
+        return hits[0]
+    if hits:
+        raise w.Usage(f"{word!r} fits more than one case: " + ", ".join(f"{c.id} ({tables.printable(c.path)})" for c in hits))
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    names = {name: case for case in cases.values() for name in (case.id, case.path)}
+    near = [f"{names[n].id} ({tables.printable(names[n].path)})" for n in get_close_matches(word, names, 3, 0.4)]
+    raise w.Usage(f"no case {word!r} in the ledger; closest: {', '.join(dict.fromkeys(near)) or 'none'}. See: mqi-report")
+
+
+def parser(name: str, doc: str) -> argparse.ArgumentParser:
+    """What all scripts share. doc: its first line is the NAME line, the rest goes below the options."""
+    first, _, rest = doc.partition("\n")
+    parse = argparse.ArgumentParser(
+        name, description=first.partition(" - ")[2] or first, epilog=rest.strip() or None, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parse.add_argument("--config", metavar="FILE", help="the site's configuration (else $MQI_CONFIG, else /etc/mqi/mqi.toml)")
+    parse.add_argument("--version", action="version", version=f"{name} {__version__}")
+    return parse
+
+
+def script(name: str, doc: str, work: Work, extra: Callable[[argparse.ArgumentParser], Any] | None = None) -> Callable[..., int]:
+    """The main of a script of the line: one run at a time, health noted."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parse = parser(name, doc)
+        parse.add_argument("case", nargs="*", metavar="CASE", help="ids, unique prefixes or paths; - reads them from stdin")
+        parse.add_argument("--jsonl", action="store_true", help="one JSON line an event on stdout")
+        parse.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+        if extra:
+            extra(parse)
+        args = parse.parse_args(argv)
+        return boundary(name, lambda: _run(name, args, work))
+
+    return main
+
+
+def _run(name: str, args: argparse.Namespace, work: Work) -> int:
+    site = config.load(args.config, os.environ)
+    check_state(site.state)
+    run = Run(name, args, site)
+    path = os.path.join(site.state, "health", f"{name}.json")
+    with lock.held(os.path.join(site.state, f"run.{name}"), 0):
+        old, at = notes.read(path), codec.stamp(run.now())
+        try:
+            work(run)
+        except w.Failure as error:
+            run.trouble.append(str(error))
+            raise
+        finally:
+            good = {"success": old.get("success", "")} if run.trouble else {"success": at}
+            keep = {**old, **run.note, **good, "run": at, "trouble": "; ".join(run.trouble)}
+            if not args.dry_run:
+                notes.write(path, keep)
+    return run.code
+
+
+def boundary(name: str, work: Callable[[], int]) -> int:
+    """The one place where errors become sentences and exit codes."""
+    try:
+        return work()
+    except w.Failure as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        return error.code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has enough
+        return 0
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{name}: stopped; the next run goes on from here\n")
+        return 130
+    except Exception as error:
+        import traceback  # noqa: PLC0415
+
+        if isinstance(error, OSError) and error.errno in (28, 5, 122):  # ENOSPC, EIO, EDQUOT
+            sys.stderr.write(f"{name}: {error}: make room (df -h, df -i) and run it again\n")
+            return w.Disk.code
+        traceback.print_exc()
+        sys.stderr.write(f"{name}: a bug of this program; nothing is lost: send these lines to its keeper, then run it again\n")
+        return w.Failure.code
+
+
+def check_state(folder: str) -> None:
+    """The state folder is its owner's alone, on a local disk, and it is the owner who runs. Raises Configuration."""
+    if not os.path.isdir(folder):
+        os.makedirs(os.path.dirname(folder), exist_ok=True)
+        os.mkdir(folder, 0o700)
+    info = os.stat(folder)
+    if info.st_uid != os.geteuid():
+        import pwd  # noqa: PLC0415
+
+        owner = pwd.getpwuid(info.st_uid).pw_name
+        raise w.Configuration(f"{folder} belongs to {owner}: run it as `sudo -u {owner} {' '.join(sys.argv)}`")
+    if info.st_mode & 0o077:
+        raise w.Configuration(f"{folder} can be read by others: chmod 700 {folder}")
+    kind = _file_system(os.path.realpath(folder))
+    if kind.startswith(("nfs", "cifs", "smb", "fuse")):
+        raise w.Configuration(f"{folder} is on {kind}, where locks do not hold: move site.state to a local disk")
+    prepare(folder)
+
+
+def _file_system(path: str) -> str:
+    best = ("", "")
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        for line in mounts:
+            point, kind = line.split(" ")[1:3]
+            if f"{path}/".startswith(point.rstrip("/") + "/") and len(point) >= len(best[0]):
+                best = (point, kind)
+    return best[1]
+
+
+def user() -> str:
+    """Who runs, and who stood behind sudo."""
+    import pwd  # noqa: PLC0415
+
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = str(os.geteuid())
+    return f"{name} (sudo: {behind})" if (behind := os.environ.get("SUDO_USER")) else name
+
+
+def progress(run: Run, total: int, done: Callable[[], int]) -> Callable[[], None] | None:
+    """Bytes, rate and what remains, redrawn on a terminal's stderr; None elsewhere."""
+    if not sys.stderr.isatty() or run.args.jsonl:
+        return None
+    import time  # noqa: PLC0415
+
+    start = time.monotonic()
+
+    def draw() -> None:
+        sent, spent = done(), time.monotonic() - start
+        rate = sent / spent if spent else 0
+        rest = f"{(total - sent) / rate:.0f} s left" if rate else "waiting"
+        sys.stderr.write(f"\r{run.name}: {sent / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s, {rest}   ")
+        sys.stderr.write("\n" if sent >= total else "")
+        sys.stderr.flush()
+
+    return draw
+
+

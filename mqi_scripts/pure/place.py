@@ -1,0 +1,78 @@
+"""Where the next attempts go: the group that will start them soonest, and only a shallow queue."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from mqi_scripts import words as w
+
+UNLIMITED = 1 << 10  # what a group without a limit of slots counts for
+
+
+def usable(groups: tuple[w.Group, ...], patterns: tuple[str, ...]) -> list[w.Group]:
+    return [group for group in groups if any(fnmatchcase(group.name, pattern) for pattern in patterns)]
+
+
+def why_none(host: str, groups: tuple[w.Group, ...], patterns: tuple[str, ...]) -> str:
+    """Why no group takes tasks now, in a sentence with the command that helps; "" if one does."""
+    ours = usable(groups, patterns)
+    if not ours:
+        known = ", ".join(group.name for group in groups) or "none"
+        return f"no group of {host} matches {' '.join(patterns)} (there: {known}): make one there, `pueue group add`"
+    if not any(group.running for group in ours):
+        names = ", ".join(group.name for group in ours)
+        return f"every group of {host} is paused ({names}): on {host}, `pueue start -g {ours[0].name}`"
+    return ""
+
+
+def choose(
+    wanting: list[str], look: w.Look, patterns: tuple[str, ...], depth: int, mine: str = "mqi1:"
+) -> list[tuple[str, w.Group]]:
+    """A group for as many of the wanting (labels, in order of urgency) as the shallow queue takes.
+
+    Least load per slot first, everybody's tasks counted; at most `depth` tasks of ours wait for each slot.
+    """
+    tasks = [task for task in look.tasks or () if task.state != "ended"]
+    groups = [group for group in usable(look.groups, patterns) if group.running]
+    load = {group: sum(task.group == group.name for task in tasks) for group in groups}
+    waiting = {
+        group: sum(t.group == group.name and t.state == "waiting" and t.label.startswith(mine) for t in tasks)
+        for group in groups
+    }
+    placed = []
+    for label in wanting:
+        free = [g for g in groups if waiting[g] < depth * slots(g) or load[g] < slots(g)]
+        if not free:
+            break
+        best = min(free, key=lambda g: (load[g] / slots(g), g.name))
+        placed.append((label, best))
+        load[best] += 1
+        waiting[best] += load[best] > slots(best)
+    return placed
+
+
+def slots(group: w.Group) -> int:
+    return group.slots or UNLIMITED
+
+
+def share(due: list[w.Case], open_cases: list[w.Case], hosts: list[str]) -> dict[str, list[w.Case]]:
+    """Which host each case goes to: the one with the fewest open cases."""
+    load = {host: sum(case.host == host for case in open_cases) for host in hosts}
+    shares: dict[str, list[w.Case]] = {}
+    for case in due:
+        host = min(load, key=lambda name: (load[name], name))
+        load[host] += 1
+        shares.setdefault(host, []).append(case)
+    return shares
+
+
+def why_waiting(case: w.Case, look: w.Look, host: str) -> str:
+    """Why a submitted case has not begun, with the command that helps; "" if nothing is wrong."""
+    if look.trouble:
+        return f"the queue of {host} does not answer: {look.trouble}"
+    if any(group.name == case.group and not group.running for group in look.groups):
+        return f"group {case.group} of {host} is paused: on {host}, `pueue start -g {case.group}`"
+    if look.groups and case.group not in {group.name for group in look.groups}:
+        return f"group {case.group} of {host} is gone"
+    trace = look.traces.get(case.label)
+    return "it waits for a slot" if trace and trace.held else ""

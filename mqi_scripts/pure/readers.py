@@ -1,0 +1,189 @@
+"""Foreign bytes to values: the far side's answer, pueue's state, sha256sum's lists. An unknown word stays unknown."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from mqi_scripts import words as w
+
+DONE = {"Success", "Failed", "Killed", "DependencyFailed", "FailedToSpawn", "Errored"}
+WAITING = {"Queued", "Stashed", "Locked"}
+BUSY = {"Running", "Paused"}
+PLAIN = re.compile(r"[A-Za-z0-9._-]+")  # groups whose names travel as they are
+SUM = re.compile(r"([0-9a-f]{64})  (?:\./)?([^\n]+)")
+
+
+class Unreadable(ValueError):
+    """An answer that proves nothing: what it should have told is unknown."""
+
+
+class Answer(NamedTuple):
+    """What a session said between its markers: lines as fields, the logs behind them, and its exit code."""
+
+    lines: tuple[tuple[str, ...], ...]
+    logs: str
+    code: int
+
+    def named(self, word: str) -> list[tuple[str, ...]]:
+        return [line[1:] for line in self.lines if line[0] == word]
+
+    def notes(self) -> str:
+        return "; ".join(" ".join(line) for line in self.named("note"))
+
+
+def answer(said: bytes, nonce: str) -> Answer:
+    """The part between the markers, whatever a login shell printed around it. Raises Unreadable without the end."""
+    begin, end = f"MQI-BEGIN {nonce}\n".encode(), f"MQI-END {nonce} ".encode()
+    start, stop = said.find(begin), said.rfind(end)
+    code = said[stop + len(end) :].split(b"\n", 1)[0]
+    if start < 0 or stop < start or not code.isdigit():
+        raise Unreadable("the session broke off before its end")
+    body, _, logs = (b"\n" + said[start + len(begin) : stop]).partition(b"\nlogs\n")
+    lines = tuple(tuple(line.split("\t")) for line in body.decode("utf-8", "replace").split("\n") if line)
+    return Answer(lines, logs.decode("utf-8", "replace"), int(code))
+
+
+def root(said: Answer) -> tuple[str, w.Head] | None:
+    """Which ledger owns the root, and the head it was shown last: the newest word of the session; None if nobody."""
+    words = said.named("root")[-1][0].split() if said.named("root") else []
+    if len(words) != 3 or not words[1].isdigit():  # noqa: PLR2004  # id, seq, digest
+        return None
+    return words[0], w.Head(int(words[1]), words[2])
+
+
+def look(said: Answer, engine: str, path: str) -> w.Look:
+    """The traces, tasks and groups of a session that looked. path: the root on the far side."""
+    traces = {line[0]: _trace(line) for line in said.named("attempt") if len(line) == 9}  # noqa: PLR2004
+    tails = _tails(said.logs, path, list(traces))
+    traces = {label: trace._replace(tail=tails.get(label, "")) for label, trace in traces.items()}
+    tasks: tuple[w.Task, ...] | None = None
+    groups: tuple[w.Group, ...] = ()
+    code, text = (said.named("queue") or [("", "the queue was not asked")])[0]
+    trouble = "" if code == "0" else _short(text)
+    if not trouble:
+        try:
+            tasks, groups = ENGINES[engine](text, traces)
+        except Unreadable as error:
+            trouble = str(error)
+    space = said.named("room")
+    free = int(space[0][0]) * 1024 if space and space[0][0:1] and space[0][0].isdigit() else -1
+    return w.Look(traces, tasks, groups, trouble, root(said), free)
+
+
+def _trace(line: tuple[str, ...]) -> w.Trace:
+    _, folder, claim, held, alive, age, status, result, ending = line
+    said = {**_pairs(status), "age": age} if status else {}
+    return w.Trace(folder == "1", claim, held == "1", alive == "1", said, _pairs(result), ending, "")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return {name: value for name, equals, value in (word.partition("=") for word in text.split(" ")) if equals}
+
+
+def _tails(logs: str, path: str, labels: Sequence[str]) -> dict[str, str]:
+    """The end of each job.log by label, from `tail -v`: the headers come in the order of the labels."""
+    found = {}
+    for label in reversed(labels):
+        _, key, attempt = label.split(":")
+        logs, header, tail = ("\n" + logs).rpartition(f"\n==> {path}/cases/{key}/attempt-{attempt}/job.log <==\n")
+        logs = (logs if header else tail).removeprefix("\n")
+        if header:
+            found[label] = show(tail.rstrip("\n"))
+    return found
+
+
+def show(text: str) -> str:
+    """Text from outside as one can print it: no control characters but the newline; `\\r` ends a line."""
+    lines = re.split(r"\r\n|\r|\n", text)
+    return "\n".join("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line) for line in lines)
+
+
+def _short(text: str) -> str:
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    return show(re.sub(r"\s+", " ", plain))[:300] or "it said nothing"
+
+
+def pueue(text: str, _: object) -> tuple[tuple[w.Task, ...], tuple[w.Group, ...]]:
+    """Tasks and groups of `pueue status --json`, versions 3 and 4. Raises Unreadable."""
+    try:
+        state = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise Unreadable(f"the queue answered what is not JSON: {_short(text)[:80]}") from None
+    if not (isinstance(state, dict) and isinstance(state.get("tasks"), dict) and isinstance(state.get("groups"), dict)):
+        raise Unreadable("the queue's answer has no tasks and groups")
+    groups = tuple(_pueue_group(name, group) for name, group in state["groups"].items() if PLAIN.fullmatch(name))
+    return tuple(_pueue_task(task) for task in state["tasks"].values()), groups
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(word)
+
+
+def _pueue_group(name: str, group: Any) -> w.Group:
+    slots = group.get("parallel_tasks") if isinstance(group, dict) else None
+    if type(slots) is not int or slots < 0:
+        raise Unreadable(f"the queue's group {name} has no number of slots")
+    return w.Group(name, slots, group.get("status") == "Running")
+
+
+def _pueue_task(task: Any) -> w.Task:
+    if not isinstance(task, dict) or type(task.get("id")) is not int:
+        raise Unreadable("the queue lists a task without an id")
+    status = task.get("status")
+    word = next(iter(status), "") if isinstance(status, dict) else status
+    body = status.get(word) if isinstance(status, dict) else None
+    state = "waiting" if word in WAITING else "running" if word in BUSY else "unknown"
+    if word == "Done":
+        result = body.get("result") if isinstance(body, dict) and "result" in body else body
+        name = next(iter(result), "") if isinstance(result, dict) else result
+        state = "ended" if name in DONE else "unknown"
+    label, group = task.get("label"), task.get("group")
+    return w.Task(str(task["id"]), label if isinstance(label, str) else "", str(group), state)
+
+
+def direct(text: str, traces: dict[str, w.Trace]) -> tuple[tuple[w.Task, ...], tuple[w.Group, ...]]:
+    """No queue software: who holds a case's lock is a task; slots are locks."""
+    if not text.isdigit():
+        raise Unreadable("the number of slots is missing")
+    tasks = (
+        w.Task("", label, "direct", "running" if trace.claim == "begun" else "waiting")
+        for label, trace in traces.items()
+        if trace.held or trace.alive
+    )
+    return tuple(tasks), (w.Group("direct", int(text), True),)
+
+
+Reader = Callable[[str, dict[str, w.Trace]], tuple[tuple[w.Task, ...], tuple[w.Group, ...]]]
+ENGINES: dict[str, Reader] = {"pueue": pueue, "direct": direct}
+
+
+def manifest(text: str) -> dict[str, str]:
+    """Sums by name from sha256sum's format. Raises Unreadable; names that leave their folder are refused."""
+    sums: dict[str, str] = {}
+    for line in text.splitlines():
+        match = SUM.fullmatch(line)
+        if not match or match[2].startswith("/") or ".." in match[2].split("/") or match[2] in sums:
+            raise Unreadable(f"not a line of a manifest: {show(line)[:120]}")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def write_manifest(sums: Iterable[tuple[str, str]]) -> bytes:
+    """sha256sum's format, sorted by name: (name, sum) pairs."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums)).encode()
+
+
+def progress(tail: str, pattern: str) -> tuple[str, str]:
+    """(percentage, last line) of a log's end. pattern: one group is a percentage, two are `done of total`."""
+    lines = [line for line in tail.split("\n") if line.strip()]
+    percent = ""
+    for match in re.finditer(pattern, tail) if pattern else ():
+        numbers = [float(group) for group in match.groups() if group]
+        if len(numbers) == 2 and numbers[1] > 0:  # noqa: PLR2004  # done, total
+            percent = f"{100 * numbers[0] / numbers[1]:.0f}%"
+        elif len(numbers) == 1:
+            percent = f"{numbers[0]:.0f}%"
+    return percent, lines[-1].strip()[:200] if lines else ""

@@ -1,0 +1,53 @@
+"""mqi-poll - see what became of the attempts: started, computed, failed, interrupted; one look for all
+
+examples:
+  mqi-poll                  every case that is submitted or running
+  mqi-poll 3fa9c1           one of them
+"""
+
+from __future__ import annotations
+
+from mqi_scripts import words as w
+from mqi_scripts.frame import cli
+from mqi_scripts.pure import decide, place, readers
+from mqi_scripts.world.host import Host
+
+GRACE = 10  # seconds between TERM and KILL
+
+
+def work(run: cli.Run) -> None:
+    due = [case for case in run.chosen(w.PUSHED, w.SUBMITTED, w.RUNNING) if case.open]
+    run.note.update(waits={}, progress={})
+    for host in run.hosts():
+        mine = [case for case in due if case.host == host.name]
+        if mine:
+            with run.isolated():
+                poll(run, host, mine)
+
+
+def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
+    """One look; what it proves is recorded; jobs that outlived wrapper and time limit are ended."""
+    look = host.look([(case.key, case.attempt) for case in cases])
+    rules = decide.Rules(run.site.retry.interrupted, run.site.job.time_limit)
+    run.record([event for case in cases for event in decide.poll(case, look, rules, run.now())])
+    late = [(case.key, case.attempt) for case in cases if decide.is_overdue(case, look, rules)]
+    if late and not run.args.dry_run:
+        run.say(f"{host.name}: {len(late)} jobs outlived their time limit and their wrapper: ending them")
+        host.end("time limit", GRACE, late, run.book.state().head)
+    run.note.setdefault("groups", {})[host.name] = [list(group) for group in look.groups]
+    for case in cases:
+        trace = look.traces.get(case.label)
+        if trace and trace.claim == "begun":
+            run.note["progress"][case.key] = readers.progress(trace.tail, run.site.job.progress)
+        elif why := place.why_waiting(case, look, host.name):
+            run.note["waits"][case.key] = why
+    for note in look.notes:
+        run.say(f"{host.name}: {note}")
+    if look.trouble:
+        run.failed(w.Unreachable(f"the queue of {host.name} does not answer: {look.trouble}. See: mqi-check"))
+
+
+main = cli.script("mqi-poll", __doc__ or "", work)
+
+if __name__ == "__main__":
+    raise SystemExit(main())

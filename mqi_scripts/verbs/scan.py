@@ -1,0 +1,181 @@
+"""mqi-scan - find the cases in the inbox: what is quiet and whole is found, what cannot be carried is held
+
+Looks at every folder that scan.cases matches. A folder is judged once two looks at names, sizes, mtimes and ctimes,
+scan.quiet apart, are equal; its content is hashed then.
+
+examples:
+  mqi-scan                              what the timer runs
+  mqi-scan --jsonl | mqi-push --jsonl - the pipeline
+  mqi-scan --accept-empty-inbox         the inbox was emptied on purpose
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from mqi_scripts import words as w
+from mqi_scripts.frame import cli
+from mqi_scripts.pure import decide, readers
+from mqi_scripts.world import folder, notes
+from mqi_scripts.world.ledger import write_whole
+
+DAY = 86400.0
+
+
+def work(run: cli.Run) -> None:
+    site, memo_file = run.site, os.path.join(run.site.state, "cache", "scan")
+    memo, fresh = notes.read(memo_file), dict[str, Any]()
+    try:
+        paths = folder.candidates(site.inbox, site.scan.cases, site.scan.ignore)
+    except OSError as error:
+        raise w.Unreachable(f"the inbox {site.inbox} cannot be read ({error.strerror}): is it mounted? See: mqi-check") from None
+    if not run.args.dry_run:
+        run.book.append([], run.now())  # a new ledger gets its id, which every key needs
+    cases = dict(run.book.state().open)
+    settled = {path for path in paths if memo.get(path, {}).get("settled") == memo.get(path, {}).get("sign", "-")}
+    if memo.keys() - set(paths) or any(path not in settled and key_of(run, path) not in cases for path in paths):
+        cases = run.book.cases()
+    if not paths and any(not case.gone for case in cases.values()) and not run.args.accept_empty_inbox:
+        raise w.Unreachable(
+            f"the inbox {site.inbox} is empty, and it was not: a lost mount? Nothing was recorded. Mount it; if it was emptied "
+            "on purpose: mqi-scan --accept-empty-inbox"
+        )
+    twins: dict[str, str] = {}
+    for path in paths:
+        with run.isolated():
+            fresh[path], event = judge(run, path, memo.get(path, {}), cases, twins)
+            if event:
+                run.record([event])
+    gone = [case for case in cases.values() if case.path not in fresh and not run.args.case]
+    run.record([event for case in gone if (event := decide.scan(case.key, case, None, "", run.now()))])
+    if not run.args.dry_run:
+        notes.write(memo_file, fresh)
+    run.note["arriving"] = [path for path, entry in fresh.items() if entry.get("arriving")]
+
+
+def key_of(run: cli.Run, path: str) -> str:
+    """The case's key: ledger id and path, hashed; it names the remote folder and the label."""
+    return sha256(f"{run.book.state().id}\0{path}".encode("utf-8", "surrogateescape")).hexdigest()[:20]
+
+
+def judge(
+    run: cli.Run, path: str, memo: dict[str, Any], cases: dict[str, w.Case], twins: dict[str, str]
+) -> tuple[dict[str, Any], w.Event | None]:
+    """The scan's memory of one folder, and what there is to record of it."""
+    key = key_of(run, path)
+    case = cases.get(key)
+    if case and case.completed and (run.now() - case.completed).total_seconds() > run.site.scan.watch:
+        if time.time() - memo.get("watched", 0.0) < DAY:
+            return memo, None
+    entry, sight = look(run, path, key, memo, case)
+    if sight is None or (not case and entry.get("settled") == entry["sign"]):
+        return entry, None
+    if sight.digest and not twins:
+        twins.update({known.digest: known.key for known in run.book.cases().values() if known.digest and not known.gone})
+    twin = twins.setdefault(sight.digest, key) if sight.digest else key
+    event = decide.scan(key, case, sight, twin[: w.ID] if twin != key else "", run.now())
+    if event is None and (case is None or case.status in w.CLOSED):
+        entry["settled"] = entry["sign"]
+    return entry, event
+
+
+def look(
+    run: cli.Run, path: str, key: str, memo: dict[str, Any], case: w.Case | None
+) -> tuple[dict[str, Any], decide.Sight | None]:
+    """One look at a folder; its Sight only if it is quiet. Quiet time is counted from boot, not by a clock that jumps."""
+    scan, top = run.site.scan, os.path.join(run.site.inbox, path)
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    ignore = (*scan.ignore, scan.ready_marker) if scan.ready_marker else scan.ignore
+    limits = folder.Limits(scan.max_depth, scan.max_files, scan.max_bytes)
+    old = memo if memo.get("boot") == boot else {}
+    try:
+        seen = folder.look(top, ignore, limits)
+    except PermissionError as error:
+        text = f"it cannot be read: {error.strerror} (chmod, or the account that runs mqi-scan)"
+        seen = folder.Folder({}, "unreadable", 0, (w.Reason("unreadable", "", text),))
+    except FileNotFoundError:
+        return memo, None  # it went while we looked: the next scan says so
+    except OSError as error:
+        raise w.Unreachable(f"{path} in the inbox: {error}: nothing is known of it now") from None
+    same = old if old.get("sign") == seen.sign else {}
+    entry = {"sign": seen.sign, "boot": boot, "since": same.get("since", now), "first": old.get("first", now),
+             "digest": same.get("digest", ""), "settled": same.get("settled", ""), "watched": time.time()}  # fmt: skip
+    reasons = seen.reasons or fault(path, seen, scan.not_before)
+    if not quiet(run, path, now - entry["since"]) or not (seen.sizes or reasons):
+        entry["arriving"] = True
+        if case or now - entry["first"] < scan.arriving_limit:
+            return entry, None
+        reasons = (w.Reason("arriving", "", "it has been arriving for longer than scan.arriving_limit"),)
+    if not reasons and not entry["digest"]:
+        try:
+            sums = folder.sums(top, sorted(seen.sizes))
+            again = folder.look(top, ignore, limits)
+        except OSError:
+            return entry, None
+        if again.sign != seen.sign:
+            return {**entry, "sign": again.sign, "since": now, "arriving": True}, None
+        text = readers.write_manifest(sums.items())
+        entry["digest"] = sha256(text).hexdigest()
+        if not run.args.dry_run:
+            write_whole(manifest_file(run.site.state, key, entry["digest"]), text)
+    digest = "" if reasons else entry["digest"]
+    what = difference(run.site.state, case, digest) if case and digest not in ("", case.digest) else ""
+    return entry, decide.Sight(path, reasons, digest, len(seen.sizes), seen.bytes, what)
+
+
+def quiet(run: cli.Run, path: str, unchanged: float) -> bool:
+    marker, top = run.site.scan.ready_marker, os.path.join(run.site.inbox, path)
+    ready = not marker or any(os.path.lexists(os.path.join(at, marker)) for at in (top, os.path.dirname(top)))
+    return ready and unchanged >= run.site.scan.quiet
+
+
+def fault(path: str, seen: folder.Folder, not_before: datetime | None) -> tuple[w.Reason, ...]:
+    """What is wrong with the case as a whole."""
+    if not path.isprintable():
+        return (w.Reason("name", "", "its own name cannot be printed: rename the folder"),)
+    if not_before and seen.sizes and datetime.fromtimestamp(seen.newest, UTC) < not_before:
+        return (w.Reason("before start", "", f"its newest file is older than {not_before:%Y-%m-%d} (scan.not_before)"),)
+    return ()
+
+
+def manifest_file(state: str, key: str, digest: str) -> str:
+    return os.path.join(state, "manifests", f"{key}-{digest}")
+
+
+def manifest_of(state: str, key: str, digest: str) -> dict[str, str]:
+    """Sums by name. Raises Damaged if the file beside the ledger is not the one that the ledger names."""
+    path = manifest_file(state, key, digest)
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except OSError as error:
+        raise w.Damaged(f"{path}: {error.strerror}: delete {state}/cache/scan, then mqi-scan makes it anew") from None
+    if sha256(text).hexdigest() != digest:
+        raise w.Damaged(f"{path} was changed: delete it and {state}/cache/scan, then mqi-scan makes it anew")
+    return readers.manifest(text.decode("utf-8"))
+
+
+def difference(state: str, case: w.Case, digest: str) -> str:
+    """How the content differs from the known one, in numbers and the first names."""
+    try:
+        old, new = manifest_of(state, case.key, case.digest), manifest_of(state, case.key, digest)
+    except w.Damaged:
+        return "its content is another"
+    parts = (("new", new.keys() - old.keys()), ("gone", old.keys() - new.keys()),
+             ("changed", {name for name in old.keys() & new.keys() if old[name] != new[name]}))  # fmt: skip
+    return ", ".join(f"{len(names)} {word} ({', '.join(sorted(names)[:2])})" for word, names in parts if names)
+
+
+main = cli.script(
+    "mqi-scan", __doc__ or "", work,
+    lambda parse: parse.add_argument("--accept-empty-inbox", action="store_true", help="the inbox is empty on purpose"),
+)  # fmt: skip
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,73 @@
+"""mqi-submit - give pushed cases to the queue, each attempt once; adopt what is there, revoke what cannot start
+
+examples:
+  mqi-submit                all cases that are pushed
+  mqi-submit --dry-run      where they would go
+"""
+
+from __future__ import annotations
+
+from mqi_scripts import words as w
+from mqi_scripts.frame import cli
+from mqi_scripts.pure import decide, place
+from mqi_scripts.world.host import Add, Host
+
+
+def work(run: cli.Run) -> None:
+    due = run.chosen(w.PUSHED, w.SUBMITTED)
+    run.note["waits"] = {}
+    for host in run.hosts():
+        mine = [case for case in due if case.host == host.name]
+        if any(case.status == w.PUSHED or case.missing or case.pending for case in mine):
+            with run.isolated():
+                submit(run, host, mine)
+
+
+def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
+    """Look, decide, write down the intents, act once, look again and record what is there: two sessions."""
+    out = [(c.key, c.attempt) for c in run.book.state().open.values() if c.host == host.name and c.open]
+    look = host.look(out)
+    wishes = [(case, decide.submit(case, look, run.now())) for case in cases]
+    run.record([wish for _, wish in wishes if isinstance(wish, w.Event)])
+    revoke = [(wish.case.key, wish.case.attempt) for _, wish in wishes if isinstance(wish, decide.Revoke)]
+    want = {case.key: wish for case, wish in wishes if isinstance(wish, decide.Submit)}
+    placed = place.choose(list(want), look, host.config.groups, host.config.queue_depth)
+    why = look.trouble or place.why_none(host.name, look.groups, host.config.groups) or "every slot has enough tasks waiting"
+    waiting = want.keys() - {key for key, _ in placed}
+    run.note["waits"].update({key: why for key in waiting})
+    if waiting:
+        run.say(f"{len(waiting)} cases wait: {why}")
+    adds = [(want[key], group) for key, group in placed]
+    intents = [
+        w.Submitting(add.case.key, run.now(), add.attempt, add.case.digest, host.name, group.name)
+        for add, group in adds
+        if not (add.case.intent and add.case.group == group.name)
+    ]
+    run.record(intents)
+    if run.args.dry_run or not (adds or revoke):
+        _complain(run, host, look)
+        return
+    now = run.book.state()
+    tasks = [
+        Add(add.case.key, add.attempt, add.case.digest, group.name, group.slots)
+        for add, group in adds
+        if (case := now.open.get(add.case.key)) and case.intent and case.attempt == add.attempt
+    ]
+    seen = [*dict.fromkeys([*out, *((task.key, task.attempt) for task in tasks)])]
+    look = host.submit(run.site.job, revoke, tasks, seen, now.head)
+    acted = [now.open[key] for key in dict.fromkeys(key for key, _ in (*revoke, *((t.key, t.attempt) for t in tasks)))]
+    run.record([event for case in acted if isinstance(event := decide.submit(case, look, run.now()), w.Event)])
+    _complain(run, host, look)
+
+
+def _complain(run: cli.Run, host: Host, look: w.Look) -> None:
+    for note in look.notes:
+        run.say(f"{host.name}: {note}")
+    if look.trouble:
+        run.failed(w.Unreachable(f"the queue of {host.name} does not answer: {look.trouble}. See: mqi-check"))
+
+
+main = cli.script("mqi-submit", __doc__ or "", work)
+
+if __name__ == "__main__":
+    raise SystemExit(main())

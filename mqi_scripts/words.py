@@ -1,0 +1,221 @@
+"""The words of the suite: case, event, attempt, task, group, and the errors. Immutable values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+HELD, FOUND, PUSHED, SUBMITTED, RUNNING = "held", "found", "pushed", "submitted", "running"
+COMPUTED, COMPLETED, FAILED, CANCELLED = "computed", "completed", "failed", "cancelled"
+STATUSES = (HELD, FOUND, PUSHED, SUBMITTED, RUNNING, COMPUTED, COMPLETED, FAILED, CANCELLED)
+CLOSED = (COMPLETED, CANCELLED)  # no tick has anything to do for these
+PERSON = (HELD, FAILED)  # these wait for a person, or for more data
+ID = 12  # hex digits of a key that people type and reports show
+
+
+class Failure(Exception):
+    """An expected trouble: its text names the thing, the reason and the next command; `code` is the exit code."""
+
+    code = 70
+
+
+class Usage(Failure):
+    code = 2
+
+
+class Damaged(Failure):
+    """The ledger, or an input, is not what it was."""
+
+    code = 65
+
+
+class Unreachable(Failure):
+    """A host, a queue or a mount does not answer: all that is there is unknown."""
+
+    code = 69
+
+
+class Disk(Failure):
+    code = 74
+
+
+class Busy(Failure):
+    code = 75
+
+
+class Configuration(Failure):
+    code = 78
+
+
+class Illegal(Exception):
+    """An event that cannot follow the case's story: the world moved between look and append."""
+
+
+class Reason(NamedTuple):
+    """Why a case is held: a code of one or two words, the place inside the case, a sentence."""
+
+    code: str
+    place: str
+    text: str
+
+
+# Events: past tense, stored. Every one has `case`, the key ("" where it is the ledger's own), and `at`, UTC. A new field
+# comes with a default and never changes meaning; a digest is one of a manifest. One line each: this is a vocabulary.
+Opened = NamedTuple("Opened", [("case", str), ("at", datetime), ("id", str)])  # the ledger was made; `id` salts every key
+Rooted = NamedTuple("Rooted", [("case", str), ("at", datetime), ("host", str), ("root", str)])  # a root is used for the first time
+# a quiet folder without fault; waits for a person or more data; what held it is gone
+Found = NamedTuple("Found", [("case", str), ("at", datetime), ("path", str), ("digest", str), ("files", int), ("bytes", int)])
+Held = NamedTuple("Held", [("case", str), ("at", datetime), ("path", str), ("reasons", tuple[Reason, ...])])
+Released = NamedTuple("Released", [("case", str), ("at", datetime), ("digest", str), ("files", int), ("bytes", int), ("why", str)])
+# new content before the job began; after it began (the result stays, marked); the source folder vanished; is there again
+Changed = NamedTuple("Changed", [("case", str), ("at", datetime), ("digest", str), ("files", int), ("bytes", int), ("what", str)])
+Stale = NamedTuple("Stale", [("case", str), ("at", datetime), ("digest", str), ("what", str)])
+Gone = NamedTuple("Gone", [("case", str), ("at", datetime)])
+Back = NamedTuple("Back", [("case", str), ("at", datetime)])
+# input published on the host, every byte verified there
+Pushed = NamedTuple("Pushed", [("case", str), ("at", datetime), ("host", str), ("digest", str)])
+# the intent, before the far side is asked to add the attempt; then its folder or task was seen (task "": no task yet)
+Submitting = NamedTuple(
+    "Submitting", [("case", str), ("at", datetime), ("attempt", int), ("digest", str), ("host", str), ("group", str)]
+)
+Submitted = NamedTuple("Submitted", [("case", str), ("at", datetime), ("attempt", int), ("group", str), ("task", str)])
+# a first look shows neither task nor process (a second decides); the claim is the link `revoked`: it can never start
+Missing = NamedTuple("Missing", [("case", str), ("at", datetime), ("attempt", int)])
+Revoked = NamedTuple("Revoked", [("case", str), ("at", datetime), ("attempt", int)])
+# the claim was seen (since: the wrapper's clock); the job exited 0 (manifest: digest of its output's)
+Started = NamedTuple(
+    "Started", [("case", str), ("at", datetime), ("attempt", int), ("group", str), ("slot", str), ("task", str), ("since", str)]
+)
+Succeeded = NamedTuple(
+    "Succeeded", [("case", str), ("at", datetime), ("attempt", int), ("manifest", str), ("started", str), ("ended", str)]
+)
+# category: network, system, config or application; exit -1: there was none; tail: the end of its log
+Failed = NamedTuple(
+    "Failed",
+    [("case", str), ("at", datetime), ("attempt", int), ("reason", str), ("category", str), ("phase", str), ("exit", int), ("tail", str)],
+)
+# it began and was cut off without a verdict (a new attempt follows); the job of an asked cancel was seen gone
+Interrupted = NamedTuple("Interrupted", [("case", str), ("at", datetime), ("attempt", int), ("reason", str)])
+Cancelled = NamedTuple("Cancelled", [("case", str), ("at", datetime), ("attempt", int)])
+# every result was verified on the gateway and stands under its final name
+Completed = NamedTuple(
+    "Completed", [("case", str), ("at", datetime), ("attempt", int), ("digest", str), ("files", int), ("bytes", int)]
+)
+# the ledger was mended: both digests where a file was replaced
+Repaired = NamedTuple("Repaired", [("case", str), ("at", datetime), ("what", str), ("old", str), ("new", str)])
+
+Event = (
+    Opened | Rooted | Found | Held | Released | Changed | Stale | Gone | Back | Pushed | Submitting | Submitted
+    | Missing | Revoked | Started | Succeeded | Failed | Interrupted | Cancelled | Completed | Repaired
+)  # fmt: skip
+
+
+class Case(NamedTuple):
+    """A case as the ledger tells it.
+
+    attempt: the newest one, 0 before the first. intent: `submitting` is recorded, nothing was seen of it yet.
+    open: the attempt may still run or start. missing: the last look showed no sign of life. strikes: revoked attempts
+    in a row whose task was shown. interruptions: interrupted attempts of this input. pending: new content that waits
+    for the attempt's revocation. digest: content of the current input.
+    """
+
+    key: str
+    path: str
+    status: str
+    since: datetime
+    found: datetime
+    digest: str = ""
+    files: int = 0
+    bytes: int = 0
+    host: str = ""
+    group: str = ""
+    task: str = ""
+    attempt: int = 0
+    intent: bool = False
+    open: bool = False
+    missing: bool = False
+    strikes: int = 0
+    interruptions: int = 0
+    pending: tuple[str, int, int] | None = None
+    manifest: str = ""
+    reason: str = ""
+    category: str = ""
+    reasons: tuple[Reason, ...] = ()
+    stale: str = ""
+    stale_digest: str = ""
+    gone: bool = False
+    exit: int = -1
+    submitted: datetime | None = None
+    started: str = ""
+    ended: str = ""
+    completed: datetime | None = None
+    result: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.key[:ID]
+
+    @property
+    def label(self) -> str:
+        """The newest attempt's job label."""
+        return f"mqi1:{self.key}:{self.attempt}"
+
+
+class Head(NamedTuple):
+    """The ledger's last line."""
+
+    seq: int
+    digest: str
+
+
+# What a look at a compute host shows.
+
+
+class Task(NamedTuple):
+    """A task of the queue. state: waiting, running, ended or unknown (a word this suite does not know)."""
+
+    id: str
+    label: str
+    group: str
+    state: str
+
+
+class Group(NamedTuple):
+    """A group of the queue. slots 0: unlimited. running: it starts tasks."""
+
+    name: str
+    slots: int
+    running: bool
+
+
+class Trace(NamedTuple):
+    """An attempt's folder. claim: none, begun, revoked or strange. held: the case's lock is held.
+
+    alive: a process of the recorded group lives under the same boot id. status, result: the wrapper's words.
+    ending: why somebody ended the job, "" if nobody did. tail: the end of job.log.
+    """
+
+    folder: bool
+    claim: str
+    held: bool
+    alive: bool
+    status: Mapping[str, str]
+    result: Mapping[str, str]
+    ending: str
+    tail: str
+
+
+class Look(NamedTuple):
+    """One look at a host. tasks None: the queue did not say (trouble tells why), so all tasks are unknown.
+
+    root: (ledger id, head it was shown last), None if the root is new. traces by label: complete for what was asked.
+    """
+
+    traces: Mapping[str, Trace]
+    tasks: tuple[Task, ...] | None
+    groups: tuple[Group, ...]
+    trouble: str
+    root: tuple[str, Head] | None
+    room: int = -1
+    notes: tuple[str, ...] = ()

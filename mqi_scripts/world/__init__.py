@@ -1,0 +1,1 @@
+"""The world: ledger, locks, folders, processes, hosts. Effects live here."""

@@ -1,0 +1,159 @@
+"""Folders of strangers: walked by descriptors, regular files only, nothing followed; read, hashed, copied."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from typing import NamedTuple
+
+from mqi_scripts.words import Disk, Reason
+
+NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9 ._:+=@,()-]*")
+LONGEST = 200  # bytes of a name
+READ = 1 << 20
+KINDS = ((stat.S_ISLNK, "symlink"), (stat.S_ISFIFO, "FIFO"), (stat.S_ISSOCK, "socket"), (stat.S_ISDIR, "folder"))
+
+
+class Limits(NamedTuple):
+    depth: int
+    files: int
+    bytes: int
+
+
+class Folder(NamedTuple):
+    """What is in a folder. sizes: of the files that belong to it, by name. sign: changes whenever a name, size, mtime or
+    ctime of anything in there does. newest: the newest mtime. reasons: why it cannot be carried."""
+
+    sizes: dict[str, int]
+    sign: str
+    newest: float
+    reasons: tuple[Reason, ...]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.sizes.values())
+
+
+def is_ignored(name: str, ignore: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in ignore)
+
+
+def candidates(top: str, pattern: str, ignore: Sequence[str]) -> list[str]:
+    """Paths below top that match the pattern part by part, like a shell's; folders, and links that pose as some."""
+    paths = [""]
+    for part in pattern.strip("/").split("/"):
+        found = []
+        for path in paths:
+            with os.scandir(os.path.join(top, path)) as entries:
+                for entry in entries:
+                    hidden = entry.name.startswith(".") and not part.startswith(".")
+                    if fnmatchcase(entry.name, part) and not hidden and not is_ignored(entry.name, ignore):
+                        found.append((os.path.join(path, entry.name), entry.is_dir(follow_symlinks=False), entry.is_dir()))
+        paths = [path for path, real, _ in found if real]
+    return sorted(path for path, _, folder in found if folder)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    """The folder's descriptor; a link is not followed (OSError)."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def look(path: str, ignore: Sequence[str], limits: Limits) -> Folder:
+    """Walk the folder. Raises OSError where it cannot be read."""
+    if os.path.islink(path):
+        return Folder({}, "link", 0, (Reason("symlink", "", "the case folder is a symlink"),))
+    sizes: dict[str, int] = {}
+    reasons: list[Reason] = []
+    seen: list[str] = []
+    newest = 0.0
+    with opened(path) as top:
+        for name, info, kept in _walk(top, "", ignore, limits.depth):
+            seen.append(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ctime_ns}\0{info.st_mode}\0{info.st_nlink}")
+            newest = max(newest, info.st_mtime)
+            if kept and (fault := _fault(name, info, limits.depth)):
+                reasons.append(fault)
+            elif kept:
+                sizes[name] = info.st_size
+            if len(seen) > limits.files:
+                reasons.append(Reason("too many", "", f"more than {limits.files} files (scan.max_files)"))
+                break
+    if sum(sizes.values()) > limits.bytes:
+        reasons.append(Reason("too large", "", f"more than {limits.bytes} bytes (scan.max_bytes)"))
+    sign = sha256("\n".join(sorted(seen)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return Folder(sizes, sign, newest, tuple(reasons[:20]))
+
+
+def _walk(fd: int, above: str, ignore: Sequence[str], deep: int) -> Iterator[tuple[str, os.stat_result, bool]]:
+    """(name, stat, whether it belongs to the case) of every file, and of folders that are too deep."""
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            name, info = above + entry.name, entry.stat(follow_symlinks=False)
+            kept = not is_ignored(entry.name, ignore)
+            if stat.S_ISDIR(info.st_mode) and deep > 1 and kept and not _fault(name, info, 1 << 10, folder=True):
+                below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+                try:
+                    yield from _walk(below, name + "/", ignore, deep - 1)
+                finally:
+                    os.close(below)
+            else:
+                yield name, info, kept
+
+
+def _fault(name: str, info: os.stat_result, deepest: int, *, folder: bool = False) -> Reason | None:
+    last = os.fsencode(name.rpartition("/")[2])
+    place = name.encode("utf-8", "backslashreplace").decode()
+    if not NAME.fullmatch(last) or len(last) > LONGEST:
+        return Reason("name", place, f"the name {place!a} has characters that may not travel, or over {LONGEST} bytes")
+    if folder or stat.S_ISREG(info.st_mode):
+        if not folder and info.st_nlink > 1:
+            return Reason("hard link", place, f"{place} is a hard link to a file elsewhere")
+        return None
+    if stat.S_ISDIR(info.st_mode):
+        return Reason("too deep", place, f"{place} lies deeper than {deepest} folders (scan.max_depth)")
+    kind = next((word for test, word in KINDS if test(info.st_mode)), "device")
+    return Reason(kind, place, f"{place} is a {kind}, not a regular file")
+
+
+def read(top: int, name: str, target: str = "") -> str:
+    """sha256 of a file below the descriptor top, copied to target as it is read. Raises OSError if it is no regular file."""
+    *folders, last = name.split("/")
+    above = os.dup(top)
+    try:
+        for folder in folders:
+            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            os.close(above)
+            above = below
+        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=above)
+    finally:
+        os.close(above)
+    digest = sha256()
+    with os.fdopen(fd, "rb", buffering=0) as source:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(f"{name} is not a regular file any more")
+        with open(target or os.devnull, "xb" if target else "wb", buffering=0) as copy:
+            while chunk := source.read(READ):
+                digest.update(chunk)
+                if target and copy.write(chunk) != len(chunk):
+                    raise Disk(f"{target}: the disk is full: make room there and run it again")
+    return digest.hexdigest()
+
+
+def sums(path: str, names: Sequence[str]) -> dict[str, str]:
+    with opened(path) as top:
+        return {name: read(top, name) for name in names}
+
+
+def free(path: str) -> tuple[int, int]:
+    """Free bytes and inodes for us at path."""
+    info = os.statvfs(path)
+    return info.f_bavail * info.f_frsize, info.f_favail if info.f_files else 1 << 30

@@ -1,0 +1,289 @@
+"""The ledger: JSON lines, one writer at a time, every line chained to the one before; state is its fold.
+
+Files: ledger-<year>.jsonl (the chain goes on across years), ledger.lock (never deleted), ledger.torn.<n> (set aside),
+cache/fold (what the fold gave: open cases, then closed ones, which are read only where they matter; deletable).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from mqi_scripts import words as w
+from mqi_scripts.pure import codec
+from mqi_scripts.pure.evolve import evolve
+from mqi_scripts.world import lock
+
+FOLD = 1  # goes up when the meaning of the cached fold changes
+BEHIND = 1000  # lines that a reader folds before it, too, keeps the fold
+
+
+class State(NamedTuple):
+    """The fold of the ledger up to byte `size` of `file`. roots: those that this ledger has used, by host."""
+
+    id: str
+    head: w.Head
+    file: str
+    size: int
+    roots: dict[str, str]
+    open: dict[str, w.Case]
+
+
+def nothing() -> State:
+    return State("", codec.START, "", 0, {}, {})
+
+
+class Ledger:
+    """The ledger of a state folder. `by` says in each line who wrote it. refused: what could not follow any more."""
+
+    def __init__(self, folder: str, by: Mapping[str, Any], say: Callable[[str], None] = lambda _: None) -> None:
+        self.folder, self.by, self.say = folder, by, say
+        self.refused: list[w.Illegal] = []
+        self._state: State | None = None
+        self._closed: dict[str, w.Case] | None = None  # None: still in the cache, unread
+
+    def state(self) -> State:
+        """The fold of all that is acknowledged. Raises Damaged where the chain breaks."""
+        if not os.path.exists(self._path("ledger.lock")):
+            return nothing()
+        with lock.held(self._path("ledger.lock"), 30, shared=True):
+            before = self._state.head.seq if self._state else 0
+            state = self._catch_up()
+            if state.head.seq - max(before, self._kept) > BEHIND:
+                self._keep(state)
+            return state
+
+    _kept = 0  # the seq that the cache on the disk stands at
+
+    def closed(self) -> dict[str, w.Case]:
+        """Completed and cancelled cases by key."""
+        self.state()
+        return self._load_closed()
+
+    def cases(self) -> dict[str, w.Case]:
+        return {**self.closed(), **self.state().open}
+
+    def files(self) -> list[str]:
+        names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
+        return sorted(n for n in names if n.startswith("ledger-") and n.endswith(".jsonl"))
+
+    def records(self, damaged: list[str]) -> Iterator[tuple[dict[str, Any], w.Head]]:
+        """Every record in order, streamed and checked; the first damage ends it and lands in damaged."""
+        head = codec.START
+        for name in self.files():
+            try:
+                for record, new, _ in self._lines(name, 0, head):
+                    head = new
+                    yield record, head
+            except w.Damaged as error:
+                damaged.append(str(error))
+                return
+
+    def holds(self, head: w.Head) -> bool:
+        """Whether the line with that seq and digest is in this ledger."""
+        if head == self.state().head:
+            return True
+        end = f'"sha256":"{head.digest}"}}\n'.encode()
+        for name in reversed(self.files()):
+            with open(self._path(name), "rb") as file:
+                for text in file:
+                    if text.endswith(end):
+                        return bool(json.loads(text)["seq"] == head.seq)
+        return False
+
+    def append(self, events: Sequence[w.Event], now: datetime) -> list[w.Event]:
+        """Store what can follow, fsynced, and return it; what cannot (the world moved) lands in `refused`.
+
+        One lock: catch up, evolve, one write, count compared, fsync. A new ledger gets its first line, even for no events.
+        Raises Damaged, Busy or Disk.
+        """
+        if not events and self.state().id:
+            return []
+        prepare(self.folder)
+        with lock.held(self._path("ledger.lock"), 30):
+            self._set_torn_aside()
+            state = self._catch_up()
+            stored, text, head = list[w.Event](), b"", state.head
+            name = f"ledger-{max(f'{now:%Y}', state.file[7:11])}.jsonl"
+            self._state = None  # until the lines are on the disk nothing of it is true
+            opening: list[w.Event] = [] if state.id else [w.Opened("", now, os.urandom(8).hex())]
+            for event in [*opening, *events]:
+                try:
+                    state = self._fold(state, event)
+                except w.Illegal as error:
+                    self.refused.append(error)
+                    continue
+                line, head = codec.line(event, head, self.by)
+                text += line
+                stored.append(event)
+            if text:
+                size = _write(self._path(name), text, state.size if name == state.file else 0)
+                state = state._replace(head=head, file=name, size=size)
+                self._keep(state)
+            self._state = state
+            return stored[len(opening) :]
+
+    def _lines(self, name: str, offset: int, head: w.Head) -> Iterator[tuple[dict[str, Any], w.Head, int]]:
+        """Lines of one file from offset on: record, head, offset behind it. A torn tail is not there."""
+        with open(self._path(name), "rb") as file:
+            file.seek(offset)
+            for text in file:
+                if not text.endswith(b"\n"):
+                    return
+                try:
+                    record, head = codec.read_line(text[:-1], head)
+                except w.Damaged as error:
+                    raise w.Damaged(
+                        f"{self._path(name)}: line {head.seq + 1} of the ledger, at byte {offset}: {error}. Nothing is written "
+                        "until it is mended: mqi-ledger verify, then mqi-ledger repair --reason ..."
+                    ) from None
+                offset += len(text)
+                yield record, head, offset
+
+    def _catch_up(self) -> State:
+        """The fold of what is there now. The caller holds the lock, shared or not."""
+        state, files = self._state or self._load(), self.files()
+        if state.file and (state.file not in files or os.path.getsize(self._path(state.file)) < state.size):
+            raise w.Damaged(
+                f"{self._path(state.file)} ends before line {state.head.seq}, which was seen there: its tail is cut, or it is an "
+                "older copy. See: mqi-ledger verify; if it is a restored backup: mqi-ledger rebuild --reason ..."
+            )
+        for name in files[files.index(state.file) if state.file else 0 :]:
+            for record, head, size in self._lines(name, state.size if name == state.file else 0, state.head):
+                try:
+                    state = self._fold(state, codec.from_dict(record))._replace(head=head, file=name, size=size)
+                except (KeyError, TypeError, ValueError, w.Illegal) as error:
+                    raise w.Damaged(f"line {head.seq} of the ledger tells what cannot be: {error!r}") from error
+        self._state = state
+        return state
+
+    def _fold(self, state: State, event: w.Event) -> State:
+        if isinstance(event, w.Opened):
+            return state._replace(id=event.id)
+        if isinstance(event, w.Rooted):
+            state.roots[event.host] = event.root
+        elif not isinstance(event, w.Repaired):
+            old = state.open.get(event.case) or self._load_closed().get(event.case)
+            case = evolve(old, event)
+            for cases in (state.open, self._load_closed()) if old and old.status in w.CLOSED else (state.open,):
+                cases.pop(case.key, None)
+            (self._load_closed() if case.status in w.CLOSED else state.open)[case.key] = case
+        return state
+
+    def _load(self) -> State:
+        """The cached fold, if it still stands on the line that it ends with; else nothing folded yet."""
+        self._closed = None
+        try:
+            kept = self._cached(0)
+            path, head = self._path(kept["file"]), w.Head(*kept["head"])
+            with open(path, "rb") as file:
+                file.seek(max(kept["size"] - 69, 0))
+                there = file.read(69)
+            if there and there[:69] != f'"{head.digest}"}}\n'.encode()[-69:] and os.path.getsize(path) >= kept["size"]:
+                raise ValueError("the cache belongs to another ledger")
+            self._kept = head.seq
+            cases = {values[0]: codec.case_from_list(values) for values in kept["cases"]}
+            return State(kept["id"], head, kept["file"], kept["size"], kept["roots"], cases)
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            self._closed = {}
+            return nothing()
+
+    def _load_closed(self) -> dict[str, w.Case]:
+        if self._closed is None:
+            try:
+                self._closed = {values[0]: codec.case_from_list(values) for values in self._cached(1)["cases"]}
+            except (OSError, ValueError, KeyError, TypeError, IndexError):
+                raise w.Damaged(f"{self._path('cache', 'fold')} is damaged: delete it, nothing is lost, and run it again") from None
+        return self._closed
+
+    def _cached(self, part: int) -> dict[str, Any]:
+        """Part 0: head and open cases; part 1: closed ones. Each line of the cache begins with its digest."""
+        with open(self._path("cache", "fold"), "rb") as file:
+            for _ in range(part):
+                file.readline()
+            digest, _, body = file.readline().partition(b" ")
+        kept: dict[str, Any] = json.loads(body)
+        if sha256(body).hexdigest().encode() != digest or kept["fold"] != FOLD:
+            raise ValueError("not a fold of this version")
+        return kept
+
+    def _keep(self, state: State) -> None:
+        """Write the fold beside the ledger, which does not need it."""
+        parts: list[dict[str, Any]] = [{**state._asdict(), "open": 0, "cases": state.open}, {"cases": self._load_closed()}]
+        text = b""
+        for part in parts:
+            part["cases"] = [codec.case_to_list(case) for case in part["cases"].values()]
+            body = json.dumps({**part, "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
+            text += sha256(body).hexdigest().encode() + b" " + body
+        write_whole(self._path("cache", "fold"), text)
+        self._kept = state.head.seq
+
+    def _set_torn_aside(self) -> None:
+        """A last line without newline was never acknowledged: finish it if it is whole, else keep it beside."""
+        for name in self.files()[-1:]:
+            with open(self._path(name), "rb+") as file:
+                file.seek(max(os.path.getsize(self._path(name)) - (1 << 20), 0))
+                torn = file.read().rpartition(b"\n")[2]
+                if torn and codec.is_whole(torn):
+                    file.write(b"\n")
+                elif torn:
+                    count = sum(n.startswith("ledger.torn.") for n in os.listdir(self.folder))
+                    write_whole(self._path(f"ledger.torn.{count + 1}"), torn)
+                    file.truncate(os.path.getsize(self._path(name)) - len(torn))
+                    os.fsync(file.fileno())
+                    self.say(f"the ledger's last line was torn, never acknowledged: set aside as ledger.torn.{count + 1}")
+
+    def _path(self, *names: str) -> str:
+        return os.path.join(self.folder, *names)
+
+
+def _write(path: str, text: bytes, good: int) -> int:
+    """One write behind the good length, fsynced; whatever goes wrong, the file is at that length again. The new length."""
+    fresh = not os.path.exists(path)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.write(fd, text) != len(text):
+            raise OSError("the disk took only a part of it")
+        os.fsync(fd)
+        if fresh:
+            sync_folder(os.path.dirname(path))
+    except OSError as error:
+        os.ftruncate(fd, good)
+        raise w.Disk(f"{path}: {error}. Nothing was recorded: make room there (df -h, df -i) and run it again") from error
+    finally:
+        os.close(fd)
+    return good + len(text)
+
+
+def prepare(folder: str) -> None:
+    """The sub-folders of a state folder."""
+    for name in ("cache", "health", "manifests", "outbox", "inbound"):
+        if not os.path.isdir(path := os.path.join(folder, name)):
+            os.makedirs(path, 0o700, exist_ok=True)
+
+
+def write_whole(path: str, text: bytes) -> None:
+    """Beside, fsync, rename: a reader sees the old or the new whole. Raises Disk."""
+    beside = f"{path}.{os.getpid()}.new"
+    try:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(beside, path)
+    except OSError as error:
+        if os.path.exists(beside):
+            os.unlink(beside)
+        raise w.Disk(f"{path}: {error}: make room there and run it again") from error
+
+
+def sync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

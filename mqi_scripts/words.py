@@ -93,7 +93,8 @@ Succeeded = NamedTuple(
 # category: network, system, config or application; exit -1: there was none; tail: the end of its log
 Failed = NamedTuple(
     "Failed",
-    [("case", str), ("at", datetime), ("attempt", int), ("reason", str), ("category", str), ("phase", str), ("exit", int), ("tail", str)],
+    [("case", str), ("at", datetime), ("attempt", int), ("reason", str), ("category", str), ("phase", str), ("exit", int),
+     ("tail", str)],
 )
 # it began and was cut off without a verdict (a new attempt follows); the job of an asked cancel was seen gone
 Interrupted = NamedTuple("Interrupted", [("case", str), ("at", datetime), ("attempt", int), ("reason", str)])

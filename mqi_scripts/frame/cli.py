@@ -175,7 +175,7 @@ def boundary(name: str, work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: stopped; the next run goes on from here\n")
         return 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the one boundary
         import traceback  # noqa: PLC0415
 
         if isinstance(error, OSError) and error.errno in (28, 5, 122):  # ENOSPC, EIO, EDQUOT

@@ -73,13 +73,13 @@ def _host(far: Host) -> Iterator[Probe]:
     yield f"{far.name}: session over {far.config.transport}, host key known", "", 0
     owner = readers.root(said)
     if owner and owner[0] != far.ledger:
-        yield f"{far.name}: root", f"it belongs to another ledger: two gateways need two roots (hosts.{far.name}.root)", w.Damaged.code
+        yield f"{far.name}: root", f"another ledger owns it: two gateways need two roots (hosts.{far.name}.root)", w.Damaged.code
     elif owner is None and far.used:
         yield f"{far.name}: root", "it was ours and has no `ledger` file: a lost mount?", w.Unreachable.code
     else:
         yield f"{far.name}: root {far.config.root}", said.notes(), w.Configuration.code
-    lacks = [line[0] for line in said.named("lacks")]
-    yield f"{far.name}: programs", f"missing there: {', '.join(lacks)}: install coreutils, util-linux" if lacks else "", w.Configuration.code
+    lacks = ", ".join(line[0] for line in said.named("lacks"))
+    yield f"{far.name}: programs", f"missing: {lacks}: install coreutils, util-linux" if lacks else "", w.Configuration.code
     for (text,) in said.named("clock"):
         ahead = int(text) - here
         trouble = f"its clock is {ahead:+.0f} s from ours: see chronyc or timedatectl on both" if abs(ahead) > SKEW else ""
@@ -92,7 +92,8 @@ def _host(far: Host) -> Iterator[Probe]:
         fix = f"hosts.{far.name}.pueue.command answers {text!r}; needed is pueue 3.4.1 or newer"
         yield f"{far.name}: {text}", fix if number < OLDEST else "", w.Configuration.code
     look = readers.look(said, far.config.engine, far.config.root)
-    yield f"{far.name}: queue", f"it does not answer: {look.trouble}: start pueued there" if look.trouble else "", w.Unreachable.code
+    trouble = f"it does not answer: {look.trouble}: start pueued there" if look.trouble else ""
+    yield f"{far.name}: queue", trouble, w.Unreachable.code
     if not look.trouble:
         names = ", ".join(f"{g.name} ({g.slots or 'unlimited'})" for g in place.usable(look.groups, far.config.groups))
         yield f"{far.name}: groups {names}", place.why_none(far.name, look.groups, far.config.groups), 1

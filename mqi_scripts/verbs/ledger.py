@@ -35,10 +35,10 @@ def verify(book: Ledger, heads: Sequence[str]) -> int:
         cases.add(record["case"])
         expected = wanted.pop(head.seq, "")
         if not head.digest.startswith(expected):
-            damaged.append(f"line {head.seq} has digest {head.digest[:16]}, a report showed {expected[:16]}: the ledger was rewritten")
+            damaged.append(f"line {head.seq} has digest {head.digest[:16]}, a report showed {expected[:16]}: it was rewritten")
     damaged += torn(book)
     damaged += [
-        f"line {seq} is missing (the last one here is {head.seq}), but a report showed it with digest {digest[:16]}: the tail is cut. "
+        f"line {seq} is missing (the last one here is {head.seq}), but a report showed it, digest {digest[:16]}: the tail is cut. "
         "Restore the newest backup, or accept the loss: mqi-ledger rebuild --reason ..."
         for seq, digest in wanted.items()
     ]

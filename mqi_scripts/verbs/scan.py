@@ -24,6 +24,7 @@ from mqi_scripts.world import folder, notes
 from mqi_scripts.world.ledger import write_whole
 
 DAY = 86400.0
+BATCH = 100  # events that a long first scan gathers for one write
 
 
 def work(run: cli.Run) -> None:
@@ -45,13 +46,17 @@ def work(run: cli.Run) -> None:
             "on purpose: mqi-scan --accept-empty-inbox"
         )
     twins: dict[str, str] = {}
+    events: list[w.Event] = []
     for path in paths:
         with run.isolated():
             fresh[path], event = judge(run, path, memo.get(path, {}), cases, twins)
-            if event:
-                run.record([event])
-    gone = [case for case in cases.values() if case.path not in fresh and not run.args.case]
-    run.record([event for case in gone if (event := decide.scan(case.key, case, None, "", run.now()))])
+            events += [event] if event else []
+        if len(events) >= BATCH:
+            run.record(events)
+            events = []
+    gone = [case for case in cases.values() if case.path not in paths]
+    events += [event for case in gone if (event := decide.scan(case.key, case, None, "", run.now()))]
+    run.record(events)
     if not run.args.dry_run:
         notes.write(memo_file, fresh)
     run.note["arriving"] = [path for path, entry in fresh.items() if entry.get("arriving")]
@@ -68,9 +73,9 @@ def judge(
     """The scan's memory of one folder, and what there is to record of it."""
     key = key_of(run, path)
     case = cases.get(key)
-    if case and case.completed and (run.now() - case.completed).total_seconds() > run.site.scan.watch:
-        if time.time() - memo.get("watched", 0.0) < DAY:
-            return memo, None
+    old = case and case.completed and (run.now() - case.completed).total_seconds() > run.site.scan.watch
+    if old and time.time() - memo.get("watched", 0.0) < DAY:
+        return memo, None
     entry, sight = look(run, path, key, memo, case)
     if sight is None or (not case and entry.get("settled") == entry["sign"]):
         return entry, None
@@ -120,10 +125,10 @@ def look(
             return entry, None
         if again.sign != seen.sign:
             return {**entry, "sign": again.sign, "since": now, "arriving": True}, None
-        text = readers.write_manifest(sums.items())
-        entry["digest"] = sha256(text).hexdigest()
+        listed = readers.write_manifest(sums.items())
+        entry["digest"] = sha256(listed).hexdigest()
         if not run.args.dry_run:
-            write_whole(manifest_file(run.site.state, key, entry["digest"]), text)
+            write_whole(manifest_file(run.site.state, key, entry["digest"]), listed)
     digest = "" if reasons else entry["digest"]
     what = difference(run.site.state, case, digest) if case and digest not in ("", case.digest) else ""
     return entry, decide.Sight(path, reasons, digest, len(seen.sizes), seen.bytes, what)

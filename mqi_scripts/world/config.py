@@ -119,7 +119,7 @@ def _site(raw: dict[str, Any], schema: dict[str, Any]) -> Site:
 
 def _filled(raw: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
     """A table with the schema's defaults, durations as seconds, lists as tuples."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, rule in schema["properties"].items():
         if rule.get("type") == "object" and "properties" in rule:
             values[name] = _filled(raw.get(name, {}), rule)
@@ -127,9 +127,9 @@ def _filled(raw: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]
         value = raw.get(name, rule.get("default"))
         if rule.get("pattern") == "^[0-9]+[smhd]$":
             value = int(value[:-1]) * SECONDS[value[-1]]
-        values[name] = tuple(value) if isinstance(value, list) else value
-        if hasattr(value, "isoformat"):
-            values[name] = value.isoformat()[:10]
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value.isoformat()[:10] if hasattr(value, "isoformat") else value
     return values
 
 
@@ -169,4 +169,5 @@ def _faults(error: Any) -> Iterator[str]:
         yield f"{where + '.' if where else ''}{key} is missing: {about}"
     else:
         example = error.schema.get("examples", [""])[0]
-        yield f"{where} = {json.dumps(error.instance)}: {error.message[:200]}" + (f"; for example {json.dumps(example)}" if example else "")
+        hint = f"; for example {json.dumps(example)}" if example else ""
+        yield f"{where} = {json.dumps(error.instance)}: {error.message[:200]}{hint}"

@@ -205,7 +205,7 @@ class Host:
         if owner:
             self.shown = f"{owner[0]} {owner[1].seq} {owner[1].digest}"
         if said.code == Disk.code:
-            raise Disk(f"{where}: {verb} could not write there: {said.notes() or 'disk full?'}: ssh there and see `df -h {where}`")
+            raise Disk(f"{where}: {verb} could not write there: {said.notes() or 'disk full?'}: make room there (df -h, df -i)")
         if said.code == Damaged.code:
             raise Unreachable(f"{where}: another script of this gateway was there meanwhile; the next run looks again")
         if said.code:
@@ -220,7 +220,8 @@ class Host:
         last = next((line for line in reversed(readers.show(err).split("\n")) if line.strip()), "")[:300]
         means = next((text for word, text in TROUBLE if word in err), ran.ended or what)
         kind = Disk if "No space left" in err else Unreachable
-        return kind(f"{self.name} ({self.config.address or 'this machine'}): {means}. It said: {last or '(nothing)'}. See: mqi-check")
+        who = f"{self.name} ({self.config.address or 'this machine'})"
+        return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check")
 
     def _ssh(self, command: str) -> Sequence[str]:
         return _argv("ssh", "-F", self._options(), "--", self._alias(), command)

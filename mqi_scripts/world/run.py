@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 GRACE = 2.0  # seconds between TERM and KILL
 DRAIN = 0.3  # seconds for what a dead child's pipe still holds, when somebody else keeps the pipe open
@@ -40,7 +40,8 @@ def run(
     )  # fmt: skip
     said: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
     try:
-        ended = _talk(child, stdin if isinstance(stdin, bytes) else b"", said, time.monotonic() + seconds, (most, most_err), on_tick)
+        text = stdin if isinstance(stdin, bytes) else b""
+        ended = _talk(child, text, said, time.monotonic() + seconds, (most, most_err), on_tick)
     finally:
         _end_group(child)
         for pipe in (child.stdin, child.stdout, child.stderr):
@@ -76,15 +77,15 @@ def _talk(
             if on_tick:
                 on_tick()
             for key, _ in pipes.select(min(0.2 if pipes.get_map() and not gone else 0.02, deadline - now)):
-                if key.data == "in":
-                    rest = _feed(pipes, key.fileobj, rest)
+                if key.data == "in" and child.stdin:
+                    rest = _feed(pipes, child.stdin, rest)
                 elif not _hear(pipes, key, said, most):
                     return "stdout limit"
 
 
-def _feed(pipes: selectors.BaseSelector, pipe: selectors._FileObject, rest: memoryview) -> memoryview:
+def _feed(pipes: selectors.BaseSelector, pipe: IO[bytes], rest: memoryview) -> memoryview:
     try:
-        rest = rest[os.write(pipe.fileno(), rest[:CHUNK]) :]  # type: ignore[union-attr]
+        rest = rest[os.write(pipe.fileno(), rest[:CHUNK]) :]
     except BrokenPipeError:
         rest = rest[:0]
     except BlockingIOError:
@@ -92,7 +93,7 @@ def _feed(pipes: selectors.BaseSelector, pipe: selectors._FileObject, rest: memo
     if not rest:
         pipes.unregister(pipe)
         with contextlib.suppress(BrokenPipeError):
-            pipe.close()  # type: ignore[union-attr]
+            pipe.close()
     return rest
 
 

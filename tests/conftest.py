@@ -1,0 +1,278 @@
+"""Real parts for the tests: an sshd and a pueued of our own, on loopback, in temporary folders, stopped by their ids."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+REAL_HOME = Path(os.environ.get("MQI_REAL_HOME") or os.path.expanduser("~"))
+GUARDED = (REAL_HOME / ".ssh", REAL_HOME / ".config" / "mqi", REAL_HOME / ".config" / "pueue", REAL_HOME / ".local/share/pueue",
+           REAL_HOME / ".mqi", Path("/etc/mqi"))  # fmt: skip
+
+
+def need(program: str) -> str:
+    """The real program. Its lack is a failure in CI and on a machine that tests/run has set up; never a skip there."""
+    found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    if not found:
+        pytest.fail(f"{program} is not installed: tests/run installs it")
+    return found
+
+
+def sight(path: Path) -> object:
+    """What the guard compares: existence, and names and mtimes below a folder."""
+    if not path.exists():
+        return None
+    return sorted((str(p), p.lstat().st_mtime_ns) for p in [path, *path.rglob("*")] if not p.is_dir() or p == path)
+
+
+@pytest.fixture(autouse=True)
+def guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test may touch the real home or the default configuration."""
+    before = [sight(path) for path in GUARDED]
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("MQI_CONFIG", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "SUDO_USER"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    touched = [str(path) for path, was in zip(GUARDED, before, strict=True) if sight(path) != was]
+    assert not touched, f"the test touched {touched}: it must use its own folders"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Sshd(NamedTuple):
+    """A real sshd on loopback. known_hosts names its key for `alias`; log counts its sessions."""
+
+    port: int
+    identity: str
+    known_hosts: str
+    log: Path
+    folder: Path
+    pid: int
+
+    def sessions(self) -> int:
+        """How many sessions it has started so far."""
+        return self.log.read_text(errors="replace").count("Starting session:")
+
+    def know(self, alias: str) -> str:
+        """A known_hosts file that has its key under that alias."""
+        path = self.folder / f"known-{alias}"
+        kind, key = (self.folder / "host_key.pub").read_text().split()[:2]
+        path.write_text(f"{alias} {kind} {key}\n")
+        return str(path)
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[Sshd]:
+    program = need("sshd")
+    folder = Path(tempfile.mkdtemp(prefix="mqi-sshd-", dir="/tmp"))
+    port = free_port()
+    for name in ("host_key", "user_key"):
+        subprocess.run([need("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+    shutil.copy(folder / "user_key.pub", folder / "authorized_keys")
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)
+    log = folder / "log"
+    (folder / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile {folder}/pid\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        "PubkeyAuthentication yes\nPermitRootLogin yes\nLogLevel VERBOSE\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
+        "PrintMotd no\nPrintLastLog no\n"
+    )
+    server = subprocess.Popen([program, "-D", "-f", str(folder / "config"), "-E", str(log)])
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    try:
+        yield Sshd(port, str(folder / "user_key"), "", log, folder, server.pid)
+    finally:
+        server.terminate()
+        server.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Pueued:
+    """A real pueue daemon with its own folder, groups gpu0 and gpu1, one slot each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.command, self.config = folder, need("pueue"), str(folder / "c.yml")
+        for name in ("run", "data"):
+            (folder / name).mkdir()
+        Path(self.config).write_text(
+            f"shared: {{pueue_directory: {folder}/data, runtime_directory: {folder}/run, unix_socket_path: {folder}/run/s, "
+            f"pid_path: {folder}/run/pid, alias_file: {folder}/none.yml, use_unix_socket: true}}\nclient: {{}}\ndaemon: {{}}\n"
+        )
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LANG": "C.UTF-8"}
+            self.daemon = subprocess.Popen([need("pueued"), "-c", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                           start_new_session=True, env=env)  # fmt: skip
+        deadline = time.monotonic() + 20
+        while subprocess.run([self.command, "-c", self.config, "status", "--json"], capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.05)
+
+    def client(self, *words: str) -> str:
+        ran = subprocess.run([self.command, "-c", self.config, *words], capture_output=True, text=True, timeout=30, check=False)
+        return ran.stdout
+
+    def state(self) -> dict[str, Any]:
+        import json
+
+        found: dict[str, Any] = json.loads(self.client("status", "--json"))
+        return found
+
+    def signal(self, number: int) -> None:
+        assert self.daemon
+        self.daemon.send_signal(number)
+        if number in (signal.SIGKILL, signal.SIGTERM):
+            self.daemon.wait(20)
+
+    def wipe(self) -> None:
+        """The daemon dies and its state is gone."""
+        self.signal(signal.SIGKILL)
+        shutil.rmtree(self.folder / "data")
+        (self.folder / "data").mkdir()
+
+    def groups(self, **slots: int) -> None:
+        for name, count in slots.items():
+            self.client("group", "add", name, "-p", str(count))
+
+    def stop(self) -> None:
+        """The daemon and every job of it, by their process groups."""
+        if self.daemon and self.daemon.poll() is None:
+            self.client("kill", "-a")
+            self.signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def pueued() -> Iterator[Pueued]:
+    folder = Path(tempfile.mkdtemp(prefix="mqi-q-", dir="/tmp"))  # short: a socket's path has under 108 bytes
+    queue = Pueued(folder)
+    queue.start()
+    queue.groups(gpu0=1, gpu1=1)
+    try:
+        yield queue
+    finally:
+        queue.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Place:
+    """A site in a temporary folder, driven as a person would drive it: `place("mqi-scan", "--jsonl")`."""
+
+    def __init__(self, folder: Path, host: str, job: str, extra: str = "") -> None:
+        self.folder = folder
+        for name in ("inbox", "results"):
+            (folder / name).mkdir(parents=True)
+        self.inbox, self.results, self.state, self.root = (folder / n for n in ("inbox", "results", "state", "host"))
+        self.config = folder / "mqi.toml"
+        self.runs = folder / "runs"  # the job's own record of what was executed
+        self.config.write_text(
+            f'[site]\nname = "T"\ninbox = "{self.inbox}"\nresults = "{self.results}"\nstate = "{self.state}"\n'
+            f'[scan]\nquiet = "0s"\n[job]\ncommand = \'\'\'\necho "$MQI_CASE $MQI_ATTEMPT" >>{self.runs}\n{job}\n\'\'\'\n'
+            f'results = ["*.out"]\ntime_limit = "60s"\n{extra}\n[hosts.far]\nroot = "{self.root}"\n{host}\n'
+        )
+
+    def case(self, name: str, content: str | None = None) -> Path:
+        folder = self.inbox / name
+        (folder / "d").mkdir(parents=True)
+        (folder / "plan.txt").write_text(content or f"plan of {name}\n")
+        (folder / "d" / "log.bin").write_bytes(name.encode() * 100)
+        return folder
+
+    def argv(self, program: str, *words: str) -> list[str]:
+        return [sys.executable, "-m", f"mqi_scripts.verbs.{program.removeprefix('mqi-')}", "--config", str(self.config), *words]
+
+    def __call__(self, program: str, *words: str, stdin: str = "") -> Ran:
+        env = {**os.environ, "PYTHONPATH": str(REPO)}
+        ran = subprocess.run(self.argv(program, *words), input=stdin, capture_output=True, text=True, env=env, timeout=300)
+        assert "Traceback" not in ran.stderr, ran.stderr
+        return Ran(ran.returncode, ran.stdout, ran.stderr)
+
+    def tick(self) -> None:
+        for program in ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch"):
+            self(program)
+
+    def until(self, *statuses: str, seconds: float = 120) -> dict[str, dict[str, Any]]:
+        """Tick until every case has one of the statuses."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.tick()
+            rows = self.rows()
+            if all(row["status"] in statuses for row in rows.values()):
+                return rows
+            assert time.monotonic() < deadline, rows
+            time.sleep(0.2)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The report by case path."""
+        import json
+
+        ran = self("mqi-report", "--json")
+        return {row["case_path"]: row for row in json.loads(ran.out)["cases"]}
+
+    def ledger(self) -> bytes:
+        return b"".join(path.read_bytes() for path in sorted(self.state.glob("ledger-*.jsonl")))
+
+    def executions(self) -> list[str]:
+        """What was executed, as the job itself wrote it: `key attempt` a line."""
+        return self.runs.read_text().splitlines() if self.runs.exists() else []
+
+
+JOB = 'cp "$MQI_INPUT/plan.txt" plan.out'
+
+
+def host_text(transport: str, engine: str, transfer: str, sshd: Sshd | None, pueued: Pueued | None) -> str:
+    """The keys of a host table for real parts."""
+    text = f'transport = "{transport}"\nengine = "{engine}"\ntransfer = "{transfer}"\nqueue_depth = 100\n'
+    if transport == "ssh" and sshd:
+        import getpass
+
+        text += f'address = "{getpass.getuser()}@127.0.0.1"\nport = {sshd.port}\nidentity = "{sshd.identity}"\n'
+        text += f'known_hosts = "{sshd.know("mqi-far")}"\n'
+    if engine == "pueue" and pueued:
+        text += f'groups = ["gpu*"]\n[hosts.far.pueue]\ncommand = "{pueued.command}"\nconfig = "{pueued.config}"\n'
+    if engine == "direct":
+        text += "[hosts.far.direct]\nslots = 2\n"
+    return text
+
+
+@pytest.fixture
+def local_place(tmp_path: Path) -> Place:
+    """Local transport, engine direct."""
+    return Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), JOB)
+
+
+@pytest.fixture
+def far_place(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> Place:
+    """Real ssh, real pueue."""
+    return Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)

@@ -87,8 +87,11 @@ class Run:
                     yield line.strip()
 
     def hosts(self) -> list[Host]:
-        state = self.book.state()
-        return [Host(h, self.site.state, state.id, h.name in state.roots, self.book.holds) for h in self.site.hosts]
+        state, fresh = self.book.state(), getattr(self.args, "accept_empty_root", False)
+        return [
+            Host(h, self.site.state, state.id, state.roots.get(h.name) == h.root and not fresh, self.book.holds)
+            for h in self.site.hosts
+        ]
 
     @contextmanager
     def isolated(self) -> Iterator[None]:

@@ -39,7 +39,7 @@ def probes(site: config.Site) -> Iterator[Probe]:
         yield "ledger", str(error), error.code
         return
     for host in site.hosts:
-        far = Host(host, site.state, state.id, host.name in state.roots, book.holds)
+        far = Host(host, site.state, state.id, state.roots.get(host.name) == host.root, book.holds)
         try:
             yield from _host(far)
         except w.Failure as error:

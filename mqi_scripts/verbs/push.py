@@ -112,7 +112,10 @@ def _read_by_children() -> int:
     return read
 
 
-main = cli.script("mqi-push", __doc__ or "", work)
+main = cli.script(
+    "mqi-push", __doc__ or "", work,
+    lambda parse: parse.add_argument("--accept-empty-root", action="store_true", help="a root without its mark is new on purpose"),
+)  # fmt: skip
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -199,8 +199,7 @@ class Host:
         if owner is None and self.used:
             raise Unreachable(
                 f"{where} has no `ledger` file although this ledger has used it: a lost mount? Nothing was done. Mount it; if "
-                f"it was emptied on purpose: ssh there, mkdir -p {self.config.root}/cases and write its last line (mqi-ledger verify) to "
-                f"{self.config.root}/ledger"
+                "it is a new, empty folder on purpose: mqi-push --accept-empty-root"
             )
         if owner:
             self.shown = f"{owner[0]} {owner[1].seq} {owner[1].digest}"

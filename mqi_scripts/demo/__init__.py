@@ -1,0 +1,1 @@
+"""What mqi-demo shows: a made-up case and a small computation on it."""

@@ -51,9 +51,11 @@ class Run:
             case = cases.get(event.case) or self.book.closed().get(event.case)
             if isinstance(event, w.Held | w.Failed):
                 self.code = max(self.code, 1)
+            if not event.case:
+                continue  # the ledger's own
             if self.args.jsonl:
                 sys.stdout.write(json.dumps(codec.to_dict(event)) + "\n")
-            elif event.case:
+            else:
                 sys.stdout.write(("would record: " if self.args.dry_run else "") + tables.sentence(event, case) + "\n")
         sys.stdout.flush()
         if stored and not self.args.dry_run:
@@ -68,11 +70,9 @@ class Run:
 
     def chosen(self, *statuses: str) -> list[w.Case]:
         """The cases to work on: those named on the command line or stdin, else all that are due."""
+        named = {find(self.book, word).key for word in [*self._named()]}  # first: a pipe's other end may still record
         due = [case for case in self.book.state().open.values() if case.status in statuses]
-        if not self.args.case:
-            return due
-        named = {case.key for word in self._named() for case in [find(self.book, word)]}
-        return [case for case in due if case.key in named]
+        return [case for case in due if case.key in named or not self.args.case]
 
     def _named(self) -> Iterator[str]:
         for word in self.args.case:

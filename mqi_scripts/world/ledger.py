@@ -49,6 +49,7 @@ class Ledger:
     def state(self) -> State:
         """The fold of all that is acknowledged. Raises Damaged where the chain breaks."""
         if not os.path.exists(self._path("ledger.lock")):
+            self._closed = {}
             return nothing()
         with lock.held(self._path("ledger.lock"), 30, shared=True):
             before = self._state.head.seq if self._state else 0

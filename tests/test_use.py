@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import sh
-from conftest import JOB, REPO, Place, Pueued, Sshd, host_text
+from conftest import JOB, REPO, Place, Pueued, Sshd, host_text, need
 from jsonschema import validate
 
-COLUMNS = ("case_id,case_path,status,progress,pueue_group,pueue_task_id,submitted_at,status_updated_at,attempt,reason,category,"
-           "next,priority,host,completed_at,stale").split(",")  # fmt: skip
+COLUMNS = ["case_id", "case_path", "status", "progress", "pueue_group", "pueue_task_id", "submitted_at", "status_updated_at",
+           "attempt", "reason", "category", "next", "priority", "host", "completed_at", "stale"]  # fmt: skip
 
 
 def program(name: str) -> sh.Command:
@@ -279,7 +279,7 @@ def test_trouble_with_a_host_is_a_sentence_and_no_event(trouble: str, far_place:
         word = "it refused our key"
     else:
         client = tmp_path / "pueue"
-        said = {"garbage queue": "echo '[]'", "no queue": "echo 'Connection refused' >&2; exit 1", "old client": "exec false"}[trouble]
+        said = {"garbage queue": "echo '[]'", "no queue": "echo refused >&2; exit 1", "old client": "exec false"}[trouble]
         client.write_text(f"#!/bin/sh\n{said}\n")
         client.chmod(0o755)
         text = place.config.read_text().splitlines()
@@ -302,12 +302,13 @@ def test_a_banner_of_the_login_shell_does_no_harm(banner: str, tmp_path: Path, s
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = folder / "config"
-    text = (sshd.folder / "config").read_text().replace(f"Port {sshd.port}", f"Port {port}").replace(f"{sshd.folder}/pid", f"{folder}/pid")
+    text = (sshd.folder / "config").read_text().replace(f"Port {sshd.port}", f"Port {port}")
+    text = text.replace(f"{sshd.folder}/pid", f"{folder}/pid")
     shell = folder / "shell"
     shell.write_text(f'#!/bin/sh\n{banner}\nexec /bin/sh -c "$SSH_ORIGINAL_COMMAND"\n')
     shell.chmod(0o755)
     config.write_text(text + f"ForceCommand {shell}\n")
-    server = subprocess.Popen([shutil.which("sshd", path="/usr/sbin:/sbin:/usr/bin") or "sshd", "-D", "-f", str(config), "-E", str(folder / "log")])
+    server = subprocess.Popen([need("sshd"), "-D", "-f", str(config), "-E", str(folder / "log")])
     try:
         place = Place(tmp_path / "site", host_text("ssh", "direct", "tar", sshd, pueued).replace(str(sshd.port), str(port)), JOB)
         place.case("a")

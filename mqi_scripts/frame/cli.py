@@ -9,14 +9,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mqi_scripts import __version__
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec, tables
 from mqi_scripts.world import config, lock, notes
-from mqi_scripts.world.host import Host
 from mqi_scripts.world.ledger import Ledger, prepare
+
+if TYPE_CHECKING:  # a tick with nothing to do does without subprocess and its kin
+    from mqi_scripts.world.host import Host
 
 Work = Callable[["Run"], None]
 
@@ -87,6 +89,8 @@ class Run:
                     yield line.strip()
 
     def hosts(self) -> list[Host]:
+        from mqi_scripts.world.host import Host  # noqa: PLC0415
+
         state, fresh = self.book.state(), getattr(self.args, "accept_empty_root", False)
         return [
             Host(h, self.site.state, state.id, state.roots.get(h.name) == h.root and not fresh, self.book.holds)
@@ -122,7 +126,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     first, _, rest = doc.partition("\n")
     parse = argparse.ArgumentParser(
         name, description=first.partition(" - ")[2] or first, epilog=rest.strip() or None, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=100),  # no terminal is asked, no shutil
     )  # fmt: skip
     parse.add_argument("--config", metavar="FILE", help="the site's configuration (else $MQI_CONFIG, else /etc/mqi/mqi.toml)")
     parse.add_argument("--version", action="version", version=f"{name} {__version__}")

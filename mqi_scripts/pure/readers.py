@@ -12,8 +12,8 @@ from mqi_scripts import words as w
 DONE = {"Success", "Failed", "Killed", "DependencyFailed", "FailedToSpawn", "Errored"}
 WAITING = {"Queued", "Stashed", "Locked"}
 BUSY = {"Running", "Paused"}
-PLAIN = re.compile(r"[A-Za-z0-9._-]+")  # groups whose names travel as they are
-SUM = re.compile(r"([0-9a-f]{64})  (?:\./)?([^\n]+)")
+PLAIN = r"[A-Za-z0-9._-]+"  # groups whose names travel as they are
+SUM = r"([0-9a-f]{64})  (?:\./)?([^\n]+)"
 
 
 class Unreadable(ValueError):
@@ -114,7 +114,7 @@ def pueue(text: str, _: object) -> tuple[tuple[w.Task, ...], tuple[w.Group, ...]
         raise Unreadable(f"the queue answered what is not JSON: {_short(text)[:80]}") from None
     if not (isinstance(state, dict) and isinstance(state.get("tasks"), dict) and isinstance(state.get("groups"), dict)):
         raise Unreadable("the queue's answer has no tasks and groups")
-    groups = tuple(_pueue_group(name, group) for name, group in state["groups"].items() if PLAIN.fullmatch(name))
+    groups = tuple(_pueue_group(name, group) for name, group in state["groups"].items() if re.fullmatch(PLAIN, name))
     return tuple(_pueue_task(task) for task in state["tasks"].values()), groups
 
 
@@ -164,7 +164,7 @@ def manifest(text: str) -> dict[str, str]:
     """Sums by name from sha256sum's format. Raises Unreadable; names that leave their folder are refused."""
     sums: dict[str, str] = {}
     for line in text.splitlines():
-        match = SUM.fullmatch(line)
+        match = re.fullmatch(SUM, line)
         if not match or match[2].startswith("/") or ".." in match[2].split("/") or match[2] in sums:
             raise Unreadable(f"not a line of a manifest: {show(line)[:120]}")
         sums[match[2]] = match[1]

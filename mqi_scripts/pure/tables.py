@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -111,6 +109,9 @@ def time(at: datetime | None) -> str:
 
 def comma_separated(rows: list[dict[str, Any]]) -> str:
     """RFC 4180, everything quoted; a leading formula character gets an apostrophe."""
+    import csv  # noqa: PLC0415
+    import io  # noqa: PLC0415
+
     out = io.StringIO()
     writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
     writer.writerow(COLUMNS)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec, decide, readers
 from mqi_scripts.world import folder, notes
-from mqi_scripts.world.host import Host
 from mqi_scripts.world.ledger import sync_folder, write_whole
+
+if TYPE_CHECKING:
+    from mqi_scripts.world.host import Host
 
 MARK, RECORD = ".mqi-results", "mqi-result.json"
 
@@ -53,6 +53,8 @@ def check_mark(run: cli.Run) -> None:
 
 def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """Two sessions for all: the far side links the results under numbers, one copy brings them."""
+    import shutil  # noqa: PLC0415
+
     inbound = os.path.join(run.site.state, "inbound", host.name)
     shutil.rmtree(inbound, ignore_errors=True)
     os.mkdir(inbound, 0o700)
@@ -94,11 +96,13 @@ def brought(path: str, case: w.Case, globs: tuple[str, ...]) -> tuple[decide.Bro
                 size += os.stat(number, dir_fd=top).st_size
             except OSError:
                 continue  # it did not come: its sum is missing, and decide.fetch sees that
-    return decide.Brought(sha256(text).hexdigest(), manifest, sums, size), numbers
+    return decide.Brought(codec.sha256(text), manifest, sums, size), numbers
 
 
 def place(run: cli.Run, case: w.Case, got: decide.Brought, numbers: dict[str, str], inbound: str) -> None:
     """The results under their final name, whole or not at all; what they replace is kept beside, marked."""
+    import shutil  # noqa: PLC0415
+
     final = os.path.join(run.site.results, case.path)
     beside = os.path.join(os.path.dirname(final), f".{case.key}.incoming")
     shutil.rmtree(beside, ignore_errors=True)

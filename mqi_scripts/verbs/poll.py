@@ -7,10 +7,13 @@ examples:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import decide, place, readers
-from mqi_scripts.world.host import Host
+
+if TYPE_CHECKING:
+    from mqi_scripts.world.host import Host
 
 GRACE = 10  # seconds between TERM and KILL
 
@@ -18,7 +21,7 @@ GRACE = 10  # seconds between TERM and KILL
 def work(run: cli.Run) -> None:
     due = [case for case in run.chosen(w.PUSHED, w.SUBMITTED, w.RUNNING) if case.open]
     run.note.update(waits={}, progress={})
-    for host in run.hosts():
+    for host in run.hosts() if due else ():
         mine = [case for case in due if case.host == host.name]
         if mine:
             with run.isolated():
@@ -27,6 +30,8 @@ def work(run: cli.Run) -> None:
 
 def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """One look; what it proves is recorded; jobs that outlived wrapper and time limit are ended."""
+    from mqi_scripts.pure import decide, place, readers  # noqa: PLC0415
+
     look = host.look([(case.key, case.attempt) for case in cases])
     rules = decide.Rules(run.site.retry.interrupted, run.site.job.time_limit)
     run.record([event for case in cases for event in decide.poll(case, look, rules, run.now())])

@@ -9,20 +9,22 @@ examples:
 from __future__ import annotations
 
 import os
-import shutil
+from typing import TYPE_CHECKING
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import place
-from mqi_scripts.verbs.scan import manifest_file, manifest_of
 from mqi_scripts.world import folder
-from mqi_scripts.world.host import Host, Staged
+
+if TYPE_CHECKING:
+    from mqi_scripts.world.host import Host, Staged
 
 RESERVE = 64 << 20  # bytes that stay free on either side
 
 
 def work(run: cli.Run) -> None:
-    due, hosts = run.chosen(w.FOUND), {host.name: host for host in run.hosts()}
+    due = run.chosen(w.FOUND)
+    hosts = {host.name: host for host in run.hosts()} if due else {}
     for name, cases in place.share(due, list(run.book.state().open.values()), list(hosts)).items():
         with run.isolated():
             push(run, hosts[name], cases)
@@ -30,6 +32,8 @@ def work(run: cli.Run) -> None:
 
 def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """Stage, copy, send, verify, publish: three sessions, whatever the number of cases."""
+    import shutil  # noqa: PLC0415
+
     if run.args.dry_run:
         run.say(f"would push {len(cases)} cases, {sum(case.bytes for case in cases) / 1e6:.1f} MB, to {host.name}")
         return
@@ -63,7 +67,9 @@ def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
 
 def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) -> str:
     """Copy into the outbox what the host lacks, hashing as it is read. The folder's sign, "" if it is not as found."""
-    manifest, seen = manifest_of(run.site.state, case.key, case.digest), look(run, case)
+    import shutil  # noqa: PLC0415
+
+    manifest, seen = folder.manifest_of(run.site.state, case.key, case.digest), look(run, case)
     there = staged.staged.get(case.key, {})
     names = [name for name in manifest if there.get(name, -1) != seen.sizes.get(name)]
     size = sum(seen.sizes.get(name, 0) for name in names)
@@ -84,7 +90,7 @@ def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) ->
                 run.say(f"{case.id}: {name} changed since it was found; the next mqi-scan looks again")
                 return ""
     os.makedirs(os.path.join(target, "files"), 0o700, exist_ok=True)
-    shutil.copyfile(manifest_file(run.site.state, case.key, case.digest), os.path.join(target, "manifest"))
+    shutil.copyfile(folder.manifest_file(run.site.state, case.key, case.digest), os.path.join(target, "manifest"))
     return seen.sign
 
 

@@ -14,12 +14,11 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import decide, readers
+from mqi_scripts.pure import codec, decide, readers
 from mqi_scripts.world import folder, notes
 from mqi_scripts.world.ledger import write_whole
 
@@ -64,7 +63,7 @@ def work(run: cli.Run) -> None:
 
 def key_of(run: cli.Run, path: str) -> str:
     """The case's key: ledger id and path, hashed; it names the remote folder and the label."""
-    return sha256(f"{run.book.state().id}\0{path}".encode("utf-8", "surrogateescape")).hexdigest()[:20]
+    return codec.sha256(f"{run.book.state().id}\0{path}".encode("utf-8", "surrogateescape"))[:20]
 
 
 def judge(
@@ -126,9 +125,9 @@ def look(
         if again.sign != seen.sign:
             return {**entry, "sign": again.sign, "since": now, "arriving": True}, None
         listed = readers.write_manifest(sums.items())
-        entry["digest"] = sha256(listed).hexdigest()
+        entry["digest"] = codec.sha256(listed)
         if not run.args.dry_run:
-            write_whole(manifest_file(run.site.state, key, entry["digest"]), listed)
+            write_whole(folder.manifest_file(run.site.state, key, entry["digest"]), listed)
     digest = "" if reasons else entry["digest"]
     what = difference(run.site.state, case, digest) if case and digest not in ("", case.digest) else ""
     return entry, decide.Sight(path, reasons, digest, len(seen.sizes), seen.bytes, what)
@@ -149,27 +148,10 @@ def fault(path: str, seen: folder.Folder, not_before: datetime | None) -> tuple[
     return ()
 
 
-def manifest_file(state: str, key: str, digest: str) -> str:
-    return os.path.join(state, "manifests", f"{key}-{digest}")
-
-
-def manifest_of(state: str, key: str, digest: str) -> dict[str, str]:
-    """Sums by name. Raises Damaged if the file beside the ledger is not the one that the ledger names."""
-    path = manifest_file(state, key, digest)
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except OSError as error:
-        raise w.Damaged(f"{path}: {error.strerror}: delete {state}/cache/scan, then mqi-scan makes it anew") from None
-    if sha256(text).hexdigest() != digest:
-        raise w.Damaged(f"{path} was changed: delete it and {state}/cache/scan, then mqi-scan makes it anew")
-    return readers.manifest(text.decode("utf-8"))
-
-
 def difference(state: str, case: w.Case, digest: str) -> str:
     """How the content differs from the known one, in numbers and the first names."""
     try:
-        old, new = manifest_of(state, case.key, case.digest), manifest_of(state, case.key, digest)
+        old, new = folder.manifest_of(state, case.key, case.digest), folder.manifest_of(state, case.key, digest)
     except w.Damaged:
         return "its content is another"
     parts = (("new", new.keys() - old.keys()), ("gone", old.keys() - new.keys()),

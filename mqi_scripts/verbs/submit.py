@@ -7,16 +7,19 @@ examples:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import decide, place
-from mqi_scripts.world.host import Add, Host
+
+if TYPE_CHECKING:
+    from mqi_scripts.world.host import Host
 
 
 def work(run: cli.Run) -> None:
     due = run.chosen(w.PUSHED, w.SUBMITTED)
     run.note["waits"] = {}
-    for host in run.hosts():
+    for host in run.hosts() if due else ():
         mine = [case for case in due if case.host == host.name]
         if any(case.status == w.PUSHED or case.missing or case.pending for case in mine):
             with run.isolated():
@@ -25,6 +28,9 @@ def work(run: cli.Run) -> None:
 
 def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """Look, decide, write down the intents, act once, look again and record what is there: two sessions."""
+    from mqi_scripts.pure import decide, place  # noqa: PLC0415
+    from mqi_scripts.world.host import Add  # noqa: PLC0415
+
     out = [(c.key, c.attempt) for c in run.book.state().open.values() if c.host == host.name and c.open]
     look = host.look(out)
     wishes = [(case, decide.submit(case, look, run.now())) for case in cases]

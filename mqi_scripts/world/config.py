@@ -1,6 +1,6 @@
 """The site's configuration: one TOML file, checked against schemas/config.schema.json, as values with every default.
 
-The schema is the only place where defaults stand. What was checked once, file and schema by digest, is kept parsed.
+The schema is the only place where defaults stand. What was checked once is kept beside the ledger, and not checked again.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any, NamedTuple
 
 from mqi_scripts.words import Configuration
+from mqi_scripts.world import notes
 
 DEFAULT = "/etc/mqi/mqi.toml"
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -78,27 +78,27 @@ class Site(NamedTuple):
 
 def load(path: str | None, environ: Mapping[str, str]) -> Site:
     """The site of --config FILE, else $MQI_CONFIG, else /etc/mqi/mqi.toml. Raises Configuration, before any effect."""
-    import tomllib  # noqa: PLC0415
-
     path = path or environ.get("MQI_CONFIG") or DEFAULT
     try:
-        with open(path, "rb") as file:
+        with open(path, encoding="utf-8") as file:
             text = file.read()
-        raw = tomllib.loads(text.decode("utf-8"))
-    except OSError as error:
-        raise Configuration(f"{path}: {error.strerror}: name another with --config FILE or $MQI_CONFIG, or try mqi-demo") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Configuration(f"{path}: not TOML: {error}: correct it, then mqi-check --config {path}") from None
-    with open(schema_file("config"), "rb") as file:
+    except (OSError, UnicodeDecodeError) as error:
+        raise Configuration(f"{path}: {error}: name another with --config FILE or $MQI_CONFIG, or try mqi-demo") from None
+    with open(schema_file("config"), encoding="utf-8") as file:
         schema = file.read()
-    site = raw.get("site")
-    state = str(site.get("state", "")) if isinstance(site, dict) else ""
-    kept = os.path.join(state, "cache", f"config-{sha256(text + schema).hexdigest()[:32]}")
-    if not (state and os.path.exists(kept)):
-        _check(path, raw, json.loads(schema))
-        if os.path.isdir(os.path.dirname(kept)):
-            os.close(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    return _site(raw, json.loads(schema))
+    cache = notes.read(_cache(text))
+    if cache.get("made_of") != [schema, text]:
+        cache = {"made_of": [schema, text], "tables": _checked(path, text, json.loads(schema))}
+        place = os.path.join(cache["tables"]["site"]["state"], "cache")
+        if os.path.isdir(place):
+            notes.write(os.path.join(place, "config"), cache)
+    return _site(cache["tables"])
+
+
+def _cache(text: str) -> str:
+    """Where the checked tables of this text would lie. A guess costs nothing: the text itself is compared."""
+    line = next((line for line in text.splitlines() if line.startswith("state")), "")
+    return os.path.join((line.split('"') + [""])[1], "cache", "config") if '"' in line else ""
 
 
 def schema_file(name: str) -> str:
@@ -108,49 +108,55 @@ def schema_file(name: str) -> str:
     return inside if os.path.exists(inside) else os.path.join(os.path.dirname(package), "schemas", f"{name}.schema.json")
 
 
-def _site(raw: dict[str, Any], schema: dict[str, Any]) -> Site:
-    tables = schema["properties"]
-    scan, job, retry = (_filled(raw.get(name, {}), tables[name]) for name in ("scan", "job", "retry"))
-    scan["not_before"] = datetime.fromisoformat(scan["not_before"]).replace(tzinfo=UTC) if scan["not_before"] else None
-    one = tables["hosts"]["additionalProperties"]
-    hosts = tuple(HostConfig(name=name, **_filled(host, one)) for name, host in raw["hosts"].items())
-    return Site(**raw["site"], scan=Scan(**scan), job=Job(**job), retry=Retry(**retry), hosts=hosts)
+def _site(tables: dict[str, Any]) -> Site:
+    scan, job, hosts = tables["scan"], tables["job"], tables["hosts"]
+    start = datetime.fromisoformat(scan["not_before"]).replace(tzinfo=UTC) if scan["not_before"] else None
+    return Site(
+        **tables["site"],
+        scan=Scan(**{**scan, "not_before": start, "ignore": tuple(scan["ignore"])}),
+        job=Job(**{**job, "results": tuple(job["results"])}),
+        retry=Retry(**tables["retry"]),
+        hosts=tuple(HostConfig(name=name, **{**host, "groups": tuple(host["groups"])}) for name, host in hosts.items()),
+    )
+
+
+def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The tables with every default, or every fault at once, each with the path of its key and what would be right."""
+    import tomllib  # noqa: PLC0415
+
+    from jsonschema import Draft202012Validator  # noqa: PLC0415
+
+    try:
+        raw = json.loads(json.dumps(tomllib.loads(text), default=lambda date: date.isoformat()[:10]))
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise Configuration(f"{path}: not TOML: {error}: correct it, then mqi-check --config {path}") from None
+    errors = sorted(Draft202012Validator(schema).iter_errors(raw), key=lambda error: str(list(error.absolute_path)))
+    faults = [fault for error in errors for fault in _faults(error)]
+    for name, host in raw["hosts"].items() if not faults else ():
+        if host.get("transport", "ssh") == "ssh" and not host.get("address"):
+            faults.append(f"hosts.{name}.address is missing: user@host, or a Host of ssh_config")
+    try:
+        re.compile(raw["job"].get("progress", "") if not faults else "")
+    except re.error as error:
+        faults.append(f"job.progress is no regular expression: {error}")
+    if faults:
+        raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
+    rules = schema["properties"]
+    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry")}
+    one = rules["hosts"]["additionalProperties"]
+    return {**tables, "hosts": {name: _filled(host, one) for name, host in raw["hosts"].items()}}
 
 
 def _filled(raw: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with the schema's defaults, durations as seconds, lists as tuples."""
+    """A table with the schema's defaults, durations as seconds."""
     values: dict[str, Any] = {}
     for name, rule in schema["properties"].items():
         if rule.get("type") == "object" and "properties" in rule:
             values[name] = _filled(raw.get(name, {}), rule)
             continue
         value = raw.get(name, rule.get("default"))
-        if rule.get("pattern") == "^[0-9]+[smhd]$":
-            value = int(value[:-1]) * SECONDS[value[-1]]
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[name] = value.isoformat()[:10] if hasattr(value, "isoformat") else value
+        values[name] = int(value[:-1]) * SECONDS[value[-1]] if rule.get("pattern") == "^[0-9]+[smhd]$" else value
     return values
-
-
-def _check(path: str, raw: dict[str, Any], schema: dict[str, Any]) -> None:
-    """Every fault at once, each with the path of its key and what would be right."""
-    from jsonschema import Draft202012Validator  # noqa: PLC0415
-
-    plain = json.loads(json.dumps(raw, default=lambda date: date.isoformat()[:10]))
-    errors = sorted(Draft202012Validator(schema).iter_errors(plain), key=lambda error: str(list(error.absolute_path)))
-    faults = [fault for error in errors for fault in _faults(error)]
-    for name, host in plain.get("hosts", {}).items() if not faults else ():
-        if host.get("transport", "ssh") == "ssh" and not host.get("address"):
-            faults.append(f"hosts.{name}.address is missing: user@host, or a Host of ssh_config")
-        if host.get("transport") != "local" and host.get("ssh_config", "").startswith("-"):
-            faults.append(f"hosts.{name}.ssh_config is not a path")
-    try:
-        re.compile(plain.get("job", {}).get("progress", "") if not faults else "")
-    except re.error as error:
-        faults.append(f"job.progress is no regular expression: {error}")
-    if faults:
-        raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
 
 
 def _faults(error: Any) -> Iterator[str]:

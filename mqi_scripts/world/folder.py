@@ -8,12 +8,11 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from hashlib import sha256
 from typing import NamedTuple
 
-from mqi_scripts.words import Disk, Reason
+from mqi_scripts.words import Damaged, Disk, Reason
 
-NAME = re.compile(rb"[A-Za-z0-9_][A-Za-z0-9 ._:+=@,()-]*")
+NAME = rb"[A-Za-z0-9_][A-Za-z0-9 ._:+=@,()-]*"
 LONGEST = 200  # bytes of a name
 READ = 1 << 20
 KINDS = ((stat.S_ISLNK, "symlink"), (stat.S_ISFIFO, "FIFO"), (stat.S_ISSOCK, "socket"), (stat.S_ISDIR, "folder"))
@@ -89,6 +88,8 @@ def look(path: str, ignore: Sequence[str], limits: Limits) -> Folder:
                 break
     if sum(sizes.values()) > limits.bytes:
         reasons.append(Reason("too large", "", f"more than {limits.bytes} bytes (scan.max_bytes)"))
+    from hashlib import sha256  # noqa: PLC0415
+
     sign = sha256("\n".join(sorted(seen)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return Folder(sizes, sign, newest, tuple(reasons[:20]))
 
@@ -112,7 +113,7 @@ def _walk(fd: int, above: str, ignore: Sequence[str], deep: int) -> Iterator[tup
 def _fault(name: str, info: os.stat_result, deepest: int, *, folder: bool = False) -> Reason | None:
     last = os.fsencode(name.rpartition("/")[2])
     place = name.encode("utf-8", "backslashreplace").decode()
-    if not NAME.fullmatch(last) or len(last) > LONGEST:
+    if not re.fullmatch(NAME, last) or len(last) > LONGEST:
         return Reason("name", place, f"the name {place!a} has characters that may not travel, or over {LONGEST} bytes")
     if folder or stat.S_ISREG(info.st_mode):
         if not folder and info.st_nlink > 1:
@@ -126,6 +127,8 @@ def _fault(name: str, info: os.stat_result, deepest: int, *, folder: bool = Fals
 
 def read(top: int, name: str, target: str = "") -> str:
     """sha256 of a file below the descriptor top, copied to target as it is read. Raises OSError if it is no regular file."""
+    from hashlib import sha256  # noqa: PLC0415
+
     *folders, last = name.split("/")
     above = os.dup(top)
     try:
@@ -157,3 +160,22 @@ def free(path: str) -> tuple[int, int]:
     """Free bytes and inodes for us at path."""
     info = os.statvfs(path)
     return info.f_bavail * info.f_frsize, info.f_favail if info.f_files else 1 << 30
+
+
+def manifest_file(state: str, key: str, digest: str) -> str:
+    return os.path.join(state, "manifests", f"{key}-{digest}")
+
+
+def manifest_of(state: str, key: str, digest: str) -> dict[str, str]:
+    """Sums by name. Raises Damaged if the file beside the ledger is not the one that the ledger names."""
+    from mqi_scripts.pure import codec, readers  # noqa: PLC0415
+
+    path = manifest_file(state, key, digest)
+    try:
+        with open(path, "rb") as file:
+            text = file.read()
+    except OSError as error:
+        raise Damaged(f"{path}: {error.strerror}: delete {state}/cache/scan, then mqi-scan makes it anew") from None
+    if codec.sha256(text) != digest:
+        raise Damaged(f"{path} was changed: delete it and {state}/cache/scan, then mqi-scan makes it anew")
+    return readers.manifest(text.decode("utf-8"))

@@ -10,8 +10,8 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from hashlib import sha256
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec
@@ -181,11 +181,11 @@ class Ledger:
         try:
             kept = self._cached(0)
             path, head = self._path(kept["file"]), w.Head(*kept["head"])
+            end = f'"{head.digest}"}}\n'.encode()
             with open(path, "rb") as file:
-                file.seek(max(kept["size"] - 69, 0))
-                there = file.read(69)
-            if there and there[:69] != f'"{head.digest}"}}\n'.encode()[-69:] and os.path.getsize(path) >= kept["size"]:
-                raise ValueError("the cache belongs to another ledger")
+                file.seek(kept["size"] - len(end))
+                if file.read(len(end)) != end and os.path.getsize(path) >= kept["size"]:
+                    raise ValueError("the cache belongs to another ledger")
             self._kept = head.seq
             cases = {values[0]: codec.case_from_list(values) for values in kept["cases"]}
             return State(kept["id"], head, kept["file"], kept["size"], kept["roots"], cases)
@@ -202,13 +202,13 @@ class Ledger:
         return self._closed
 
     def _cached(self, part: int) -> dict[str, Any]:
-        """Part 0: head and open cases; part 1: closed ones. Each line of the cache begins with its digest."""
+        """Part 0: head and open cases; part 1: closed ones. Each line of the cache begins with its checksum."""
         with open(self._path("cache", "fold"), "rb") as file:
             for _ in range(part):
                 file.readline()
-            digest, _, body = file.readline().partition(b" ")
+            check, _, body = file.readline().partition(b" ")
         kept: dict[str, Any] = json.loads(body)
-        if sha256(body).hexdigest().encode() != digest or kept["fold"] != FOLD:
+        if crc32(body) != int(check) or kept["fold"] != FOLD:
             raise ValueError("not a fold of this version")
         return kept
 
@@ -219,7 +219,7 @@ class Ledger:
         for part in parts:
             part["cases"] = [codec.case_to_list(case) for case in part["cases"].values()]
             body = json.dumps({**part, "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
-            text += sha256(body).hexdigest().encode() + b" " + body
+            text += b"%d %b" % (crc32(body), body)
         write_whole(self._path("cache", "fold"), text)
         self._kept = state.head.seq
 

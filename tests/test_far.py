@@ -1,0 +1,195 @@
+"""The far side by itself: claim, locks, verification, under dash and bash, and with a real queue."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import JOB, Place, Pueued, host_text
+
+from mqi_scripts.world.host import FAR
+
+SHELLS = ["dash", "bash"]
+
+
+def submitted(place: Place, name: str = "a") -> Path:
+    """A case whose attempt folder was made by the real submit, its job not yet begun: the queue's group is paused."""
+    place.case(name)
+    for program in ("mqi-scan", "mqi-push", "mqi-submit"):
+        ran = place(program)
+        assert ran.code == 0, ran.err
+    return next(place.root.glob("cases/*/attempt-1"))
+
+
+@pytest.fixture
+def paused(tmp_path: Path, pueued: Pueued) -> Place:
+    """A site whose queue takes tasks and starts none: every group was paused after the submit's look."""
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), JOB)
+    submitted_with_busy_slots(pueued)
+    return place
+
+
+def submitted_with_busy_slots(pueued: Pueued) -> None:
+    for group in ("gpu0", "gpu1"):
+        pueued.client("add", "-g", group, "--", "sleep 600")
+
+
+def launch(attempt: Path, shell: str, **env: str) -> subprocess.Popen[bytes]:
+    key, number = attempt.parent.name, attempt.name.removeprefix("attempt-")
+    argv = [shell, os.path.join(FAR, "mqi-job.sh"), str(attempt.parent.parent.parent), key, number]
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+                            env={"HOME": "/", "PATH": os.environ["PATH"], **env})  # fmt: skip
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_wrapper_runs_a_job_once_and_writes_its_result(paused: Place, shell: str) -> None:
+    attempt = submitted(paused)
+    first = launch(attempt, shell)
+    assert first.wait(60) == 0, first.stderr.read() if first.stderr else ""
+    assert launch(attempt, shell).wait(60) == 75
+    result = (attempt / "result").read_text()
+    assert " exit=0 signal= fault= manifest=" in result
+    assert paused.executions() == [f"{attempt.parent.name} 1"]
+    assert (attempt / "output.sha256").read_text().endswith("  ./plan.out\n")
+
+
+@pytest.mark.parametrize("shell", ["dash"])
+def test_sixty_launches_of_one_attempt_are_one_run(paused: Place, shell: str) -> None:
+    attempt = submitted(paused)
+    runs = [launch(attempt, shell) for _ in range(60)]
+    codes = [run.wait(120) for run in runs]
+    assert codes.count(0) == 1
+    assert set(codes) == {0, 75}
+    assert len(paused.executions()) == 1
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_damaged_input_is_not_computed(paused: Place, shell: str) -> None:
+    attempt = submitted(paused)
+    plan = next(attempt.parent.glob("input-*/plan.txt"))
+    plan.chmod(0o600)
+    plan.write_text("something else\n")
+    assert launch(attempt, shell).wait(60) == 65
+    assert "fault=input-damaged" in (attempt / "result").read_text()
+    assert paused.executions() == []
+    paused("mqi-poll")
+    assert paused.rows()["a"]["reason"] == "input-damaged"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_term_is_recorded_and_the_attempt_is_interrupted(tmp_path: Path, pueued: Pueued, shell: str) -> None:
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), "sleep 300")
+    submitted_with_busy_slots(pueued)
+    attempt = submitted(place)
+    run = launch(attempt, shell)
+    while not place.executions():
+        time.sleep(0.02)
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(60) == 143
+    assert "signal=TERM" in (attempt / "result").read_text()
+    place("mqi-poll")
+    assert b'"type":"interrupted"' in place.ledger()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_time_limit_is_kept_although_the_job_ignores_term(tmp_path: Path, pueued: Pueued, shell: str) -> None:
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), "trap '' TERM; while :; do sleep 1; done")
+    place.config.write_text(place.config.read_text().replace('"60s"', '"1s"'))
+    submitted_with_busy_slots(pueued)
+    attempt = submitted(place)
+    run = launch(attempt, shell)
+    assert run.wait(60) == -signal.SIGKILL
+    assert (attempt / "ending").read_text() == "time limit\n"
+    assert not (attempt / "result").exists()
+    place("mqi-poll")
+    row = place.rows()["a"]
+    assert (row["status"], row["reason"]) == ("failed", "time limit")
+
+
+def test_a_wrapper_that_is_killed_leaves_the_lock_with_its_job(tmp_path: Path, pueued: Pueued) -> None:
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), "sleep 3")
+    submitted_with_busy_slots(pueued)
+    attempt = submitted(place)
+    run = launch(attempt, "dash")
+    while not place.executions():
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    for number in ("1", "2"):
+        again = subprocess.run(["flock", "-n", str(attempt.parent / "lock"), "true"])
+        assert again.returncode == 1, number
+    for _ in range(3):
+        place("mqi-poll")
+    assert place.rows()["a"]["status"] == "running"
+    os.killpg(run.pid, signal.SIGKILL)
+
+
+def test_the_job_sees_its_environment_and_its_device(tmp_path: Path, pueued: Pueued) -> None:
+    pueued.client("parallel", "2", "-g", "gpu0")
+    text = host_text("local", "pueue", "scp", None, pueued).replace("gpu*", "gpu0") + '[hosts.far.devices]\ngpu0 = ["3", "5"]\n'
+    place = Place(tmp_path / "site", text, 'env | sort >env.out; ls "$MQI_INPUT" >ls.out')
+    for name in "ab":
+        place.case(name)
+    place.until("completed")
+    seen = [(place.results / name / "env.out").read_text().splitlines() for name in "ab"]
+    for lines, name in zip(seen, "ab", strict=True):
+        values = dict(line.split("=", 1) for line in lines if "=" in line)
+        assert values["MQI_ATTEMPT"] == "1"
+        assert values["MQI_GROUP"] == "gpu0"
+        assert values["CUDA_VISIBLE_DEVICES"] == {"0": "3", "1": "5"}[values["MQI_SLOT"]]
+        assert values["MQI_CASE"].startswith(place.rows()[name]["case_id"])
+        assert (place.results / name / "ls.out").read_text().split() == ["d", "plan.txt"]
+
+
+def test_what_does_not_verify_is_not_published(tmp_path: Path) -> None:
+    """Somebody swaps a byte in the staging folder while the push is under way: stage it by hand, then push."""
+    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), JOB)
+    place.case("first")
+    place("mqi-scan")
+    place("mqi-push")
+    place.case("a")
+    event = place("mqi-scan", "--jsonl").out
+    import json
+
+    found = json.loads(event.splitlines()[0])
+    files = place.root / "staging" / f"{found['case']}-{found['digest']}" / "files"
+    shutil.copytree(place.inbox / "a", files)
+    (files / "plan.txt").write_text("PLAN OF A\n"[: (place.inbox / "a" / "plan.txt").stat().st_size].ljust(10)[:10])
+    assert (files / "plan.txt").stat().st_size == (place.inbox / "a" / "plan.txt").stat().st_size
+    ran = place("mqi-push")
+    assert ran.code == 69
+    assert "not all of its files verified" in ran.err
+    assert not list(place.root.glob(f"cases/{found['case']}/input-*"))
+    assert place("mqi-push").code == 0  # only what did not verify travels again
+    published = next(place.root.glob(f"cases/{found['case']}/input-*/plan.txt"))
+    assert published.read_text() == "plan of a\n"
+
+
+def test_a_label_that_is_in_the_queue_is_not_added_again(tmp_path: Path, pueued: Pueued) -> None:
+    """The root was emptied, the queue was not: the task that is there is adopted."""
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), JOB)
+    submitted_with_busy_slots(pueued)
+    place.case("a")
+    for program in ("mqi-scan", "mqi-push"):
+        place(program)
+    key = next(place.root.glob("cases/*")).name
+    pueued.client("add", "-g", "gpu0", f"--label=mqi1:{key}:1", "--", "true")
+    place("mqi-submit")
+    labels = [task["label"] for task in pueued.state()["tasks"].values()]
+    assert labels.count(f"mqi1:{key}:1") == 1
+
+
+def test_results_with_hostile_names_stay_in_their_place(tmp_path: Path) -> None:
+    job = """mkdir -p 'sub dir' && echo 1 >'sub dir/1G180:TX.out' && echo 2 >"$(printf 'esc\\033[31m.out')" && ln -s /etc/passwd link.out
+    echo 3 >'-rf $(touch CANARY) *.out'; echo 4 >'a\\b.csv'; ln -s /etc dir"""
+    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), job)
+    place.case("a")
+    place.until("completed")
+    names = sorted(str(p.relative_to(place.results / "a")) for p in (place.results / "a").rglob("*") if p.is_file())
+    assert names == ["-rf $(touch CANARY) *.out", "esc_[31m.out", "mqi-result.json", "sub dir/1G180_TX.out"]
+    assert not list(tmp_path.rglob("CANARY"))

@@ -1,0 +1,316 @@
+"""The order of truth, cell by cell: every decision against every kind of sight."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime
+
+import pytest
+
+from mqi_scripts import words as w
+from mqi_scripts.pure import codec, decide, place
+from mqi_scripts.pure.evolve import evolve
+
+NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+KEY, RULES = "k" * 20, decide.Rules()
+BORN = w.Case(KEY, "p", w.FOUND, NOW, NOW, digest="d")
+CASES = {
+    "nothing": None,
+    "held": BORN._replace(status=w.HELD, reasons=(w.Reason("symlink", "x", "x is a symlink"),)),
+    "found": BORN,
+    "pushed": BORN._replace(status=w.PUSHED, host="far"),
+    "intended": BORN._replace(status=w.PUSHED, host="far", attempt=1, intent=True, open=True, group="g"),
+    "submitted": BORN._replace(status=w.SUBMITTED, host="far", attempt=1, open=True, group="g", task="7"),
+    "missing": BORN._replace(status=w.SUBMITTED, host="far", attempt=1, open=True, group="g", task="7", missing=True),
+    "running": BORN._replace(status=w.RUNNING, host="far", attempt=1, open=True, group="g", task="7"),
+    "interrupted": BORN._replace(status=w.PUSHED, host="far", attempt=1, interruptions=1),
+    "computed": BORN._replace(status=w.COMPUTED, host="far", attempt=1, manifest="m"),
+    "completed": BORN._replace(status=w.COMPLETED, host="far", attempt=1),
+    "failed": BORN._replace(status=w.FAILED, host="far", attempt=1),
+    "cancelled": BORN._replace(status=w.CANCELLED, host="far", attempt=1),
+}
+REASON = (w.Reason("FIFO", "y", "y is a FIFO"),)
+EVENTS = {
+    "found": w.Found(KEY, NOW, "p", "d", 1, 1), "held": w.Held(KEY, NOW, "p", REASON), "released": w.Released(KEY, NOW, "e", 1, 1, ""),
+    "changed": w.Changed(KEY, NOW, "e", 1, 1, "x"), "stale": w.Stale(KEY, NOW, "e", "x"), "gone": w.Gone(KEY, NOW),
+    "back": w.Back(KEY, NOW), "pushed": w.Pushed(KEY, NOW, "far", "d"), "submitting1": w.Submitting(KEY, NOW, 1, "d", "far", "g"),
+    "submitting2": w.Submitting(KEY, NOW, 2, "d", "far", "g"), "submitted": w.Submitted(KEY, NOW, 1, "g", "8"),
+    "missing": w.Missing(KEY, NOW, 1), "revoked": w.Revoked(KEY, NOW, 1), "started": w.Started(KEY, NOW, 1, "g", "0", "7", ""),
+    "succeeded": w.Succeeded(KEY, NOW, 1, "m", "", ""), "failed": w.Failed(KEY, NOW, 1, "r", "application", "computing", 3, ""),
+    "interrupted": w.Interrupted(KEY, NOW, 1, "r"), "cancelled": w.Cancelled(KEY, NOW, 1), "completed": w.Completed(KEY, NOW, 1, "m", 1, 1),
+}  # fmt: skip
+# Every status x every event: where the case stands afterwards, "." where it stays, "-" where the event cannot follow.
+COLUMNS = list(EVENTS)
+TABLE = """
+nothing      found held -        -       -     - - -      -      -      -         - -      -       -        -      -      -         -
+held         -     .    found    -       -     . - -      -      -      -         - -      -       -        -      -      -         -
+found        -     held -        .       -     . - pushed -      -      -         - -      -       -        -      -      -         -
+pushed       -     held -        found   -     . - -      .      -      -         - -      -       -        -      -      -         -
+intended     -     -    -        .       -     . - -      .      -      submitted - .      running -        -      -      -         -
+submitted    -     -    -        .       -     . - -      -      -      .         . pushed running -        -      -      -         -
+missing      -     -    -        .       -     . - -      -      -      .         - pushed running -        -      -      -         -
+running      -     -    -        -       .     . - -      -      -      -         . -      -       computed failed pushed cancelled -
+interrupted  -     held -        found   -     . - -      -      .      -         - -      -       -        failed -      -         -
+computed     -     -    -        -       .     . - -      -      -      -         - -      -       -        failed -      -         completed
+completed    -     -    -        -       .     . - -      -      -      -         - -      -       -        -      -      -         -
+failed       -     -    -        -       .     . - -      -      -      -         - -      -       -        -      -      -         -
+cancelled    -     -    -        -       .     . - -      -      -      -         - -      -       -        -      -      -         -
+"""
+CELLS = [(row.split()[0], event, cell) for row in TABLE.strip().splitlines() for event, cell in zip(COLUMNS, row.split()[1:], strict=True)]
+
+
+@pytest.mark.parametrize(("status", "event", "expected"), CELLS)
+def test_every_status_meets_every_event(status: str, event: str, expected: str) -> None:
+    case = CASES[status]
+    if expected == "-":
+        with pytest.raises(w.Illegal):
+            evolve(case, EVENTS[event])
+        return
+    after = evolve(case, EVENTS[event])
+    assert after.status == (case.status if case and expected == "." else expected)
+    assert after.key == KEY
+
+
+def test_the_table_has_every_status_and_every_event() -> None:
+    assert {row.split()[0] for row in TABLE.strip().splitlines()} == set(CASES)
+    ledger_only = {"opened", "rooted", "repaired"}
+    assert {name.rstrip("12") for name in EVENTS} | ledger_only == set(codec.TYPES)
+
+
+@pytest.mark.parametrize("name", list(EVENTS))
+@pytest.mark.parametrize("hostile", ['"\\\n\t\x00', "환자^이름", "\udcff", "=1+1", "\u202e", "x" * 5000])
+def test_every_event_comes_back_from_its_line_whatever_text_it_holds(name: str, hostile: str) -> None:
+    fields = EVENTS[name]._asdict()
+    text = {key: hostile for key, value in fields.items() if isinstance(value, str) and key != "case"}
+    event = EVENTS[name]._replace(**text)
+    line, head = codec.line(event, codec.START, {"script": "t"})
+    assert line.isascii()
+    assert line.count(b"\n") == 1
+    record, after = codec.read_line(line[:-1], codec.START)
+    assert after == head
+    assert codec.from_dict(record) == event
+
+
+CLAIMS, RESULTS = ("none", "begun", "revoked", "strange"), ("", "0", "1", "signal", "fault", "garbage")
+QUEUES = ("unknown", "absent", "waiting", "running", "ended", "other")
+WROTE = {"": {}, "0": {"exit": "0", "manifest": "m"}, "1": {"exit": "1"}, "signal": {"exit": "143", "signal": "TERM"},
+         "fault": {"exit": "", "fault": "input-damaged"}, "garbage": {"exit": "?"}}  # fmt: skip
+SIGHTS = list(itertools.product(CLAIMS, (False, True), (False, True), RESULTS, ("", "time limit", "cancelled"), QUEUES))
+
+
+def a_look(case: w.Case, claim: str, held: bool, alive: bool, result: str, ending: str, queue: str, folder: bool = True) -> w.Look:
+    task = w.Task("7", case.label if queue != "other" else "mqi1:other:1", "g", queue if queue != "other" else "running")
+    tasks = None if queue == "unknown" else () if queue == "absent" else (task,)
+    trace = w.Trace(folder, claim, held, alive, {}, WROTE[result], ending, "tail")
+    return w.Look({case.label: trace}, tasks, (), "" if tasks is not None else "silent", None)
+
+
+def kinds(events: list[w.Event]) -> list[str]:
+    return [type(event).__name__.lower() for event in events]
+
+
+@pytest.mark.parametrize("status", ["intended", "submitted", "missing", "running"])
+def test_poll_keeps_the_order_of_truth_in_every_sight(status: str) -> None:
+    """Result, then liveness, then who ended it, then the queue's end state, then absence, and that in two looks."""
+    case = CASES[status]
+    assert case
+    for claim, held, alive, result, ending, queue in SIGHTS:
+        said = kinds(decide.poll(case, a_look(case, claim, held, alive, result, ending, queue), RULES, NOW))
+        where = (status, claim, held, alive, result, ending, queue)
+        gone = queue in ("absent", "other")
+        start = ["started"] if status != "running" else []
+        if claim == "strange" or (status == "intended" and claim != "begun"):
+            assert said == [], where
+        elif claim == "revoked":
+            assert said == ["revoked"], where
+        elif claim == "none":
+            if queue == "unknown":
+                expected = []
+            elif held or queue in ("waiting", "running"):
+                expected = ["submitted"] if status == "missing" else []
+            else:
+                expected = [] if status == "missing" else ["missing"]
+            assert said == expected, where
+        elif result and not ending:
+            verdict = {"0": ["succeeded"], "1": ["failed"], "signal": ["interrupted"], "fault": ["failed"], "garbage": []}[result]
+            assert said == start + verdict, where
+        elif held or alive:
+            assert said == start, where
+        elif ending:
+            assert said == [*start, "cancelled" if ending == "cancelled" else "failed"], where
+        elif queue in ("unknown", "waiting", "running"):
+            assert said == start, where
+        elif gone and not case.missing:
+            assert said == [*start, "missing"], where
+        else:
+            assert said == [*start, "interrupted"], where
+
+
+@pytest.mark.parametrize("status", ["pushed", "intended", "submitted", "missing", "running", "interrupted"])
+def test_submit_adopts_revokes_or_wants_in_every_sight(status: str) -> None:
+    case = CASES[status]
+    assert case
+    for claim, held, alive, result, ending, queue in SIGHTS:
+        for folder in (True, False):
+            if not folder and claim != "none":
+                continue
+            wish = decide.submit(case, a_look(case, claim, held, alive, result, ending, queue, folder), NOW)
+            said = type(wish).__name__.lower()
+            where = (status, claim, held, alive, queue, folder)
+            if status in ("pushed", "interrupted"):
+                assert said == ("nonetype" if queue == "unknown" else "submit"), where
+            elif status == "running" or claim in ("begun", "strange"):
+                assert said == "nonetype", where
+            elif claim == "revoked":
+                assert said == "revoked", where
+            elif queue == "unknown":
+                assert said == "nonetype", where
+            elif status == "intended":
+                assert said == ("submitted" if folder or queue in ("waiting", "running", "ended") else "submit"), where
+            elif status == "missing" and queue in ("absent", "ended", "other") and not held:
+                assert said == "revoke", where
+            else:
+                assert said == "nonetype", where
+
+
+def test_absence_needs_two_looks() -> None:
+    case = CASES["running"]
+    assert case
+    look = a_look(case, "begun", False, False, "", "", "absent")
+    assert kinds(decide.poll(case, look, RULES, NOW)) == ["missing"]
+    assert kinds(decide.poll(case._replace(missing=True), look, RULES, NOW)) == ["interrupted"]
+
+
+def test_an_unknown_queue_decides_nothing() -> None:
+    case = CASES["running"]
+    assert case
+    look = a_look(case, "begun", False, False, "", "", "unknown")
+    assert decide.poll(case._replace(missing=True), look, RULES, NOW) == []
+
+
+def test_what_was_not_looked_at_is_unknown() -> None:
+    empty = w.Look({}, (), (), "", None)
+    for status in ("intended", "submitted", "missing", "running"):
+        case = CASES[status]
+        assert case
+        assert decide.poll(case, empty, RULES, NOW) == []
+        assert decide.submit(case, empty, NOW) is None
+
+
+def test_interruptions_end_in_a_failure_after_the_allowed_number() -> None:
+    case = CASES["running"]
+    assert case
+    look = a_look(case, "begun", False, False, "", "", "ended")
+    for before in range(5):
+        said = kinds(decide.poll(case._replace(interruptions=before), look, RULES, NOW))
+        assert said == (["interrupted"] if before < 3 else ["interrupted", "failed"])
+
+
+def test_three_shown_and_revoked_attempts_hold_the_case() -> None:
+    case = CASES["pushed"]
+    assert case
+    look = w.Look({}, (), (), "", None)
+    assert isinstance(decide.submit(case._replace(strikes=2), look, NOW), decide.Submit)
+    event = decide.submit(case._replace(strikes=3), look, NOW)
+    assert isinstance(event, w.Held)
+    assert event.reasons[0].code == decide.NEVER_STARTS
+
+
+def test_a_job_that_outlives_its_limit_and_its_wrapper_is_overdue() -> None:
+    case = CASES["running"]
+    assert case
+    for age, held, result, expected in (("86399", True, "", False), ("86500", True, "", True), ("86500", False, "", False),
+                                        ("86500", True, "0", False), ("", True, "", False)):  # fmt: skip
+        look = a_look(case, "begun", held, False, result, "", "absent")
+        trace = look.traces[case.label]._replace(status={"age": age})
+        assert decide.is_overdue(case, look._replace(traces={case.label: trace}), RULES) is expected
+
+
+SIGHT = decide.Sight("p", (), "d", 1, 1, "")
+BAD = decide.Sight("p", REASON, "", 1, 1, "")
+NEW = decide.Sight("p", (), "e", 1, 1, "1 new")
+SCANNED = """
+nothing      found  held  found     -
+held         released held released gone
+found        -      held  changed   gone
+pushed       -      held  changed   gone
+intended     -      -     changed   gone
+submitted    -      -     changed   gone
+running      -      stale stale     gone
+computed     -      stale stale     gone
+completed    -      stale stale     gone
+failed       -      stale stale     gone
+cancelled    -      -     -         gone
+"""
+
+
+@pytest.mark.parametrize("row", SCANNED.strip().splitlines())
+def test_scan_decides_in_every_status(row: str) -> None:
+    status, *expected = row.split()
+    for sight, word in zip((SIGHT, BAD, NEW, None), expected, strict=True):
+        event = decide.scan(KEY, CASES[status], sight, "", NOW)
+        assert ("-" if event is None else type(event).__name__.lower()) == word, (status, sight)
+
+
+def test_scan_is_quiet_about_what_it_has_said() -> None:
+    for status, sight in itertools.product(CASES, (SIGHT, BAD, NEW, None)):
+        case = CASES[status]
+        event = decide.scan(KEY, case, sight, "", NOW)
+        if event is not None:
+            assert decide.scan(KEY, evolve(case, event), sight, "", NOW) is None, (status, sight)
+
+
+def test_the_same_content_is_held_and_says_where_it_is() -> None:
+    event = decide.scan(KEY, None, SIGHT, "abc", NOW)
+    assert isinstance(event, w.Held)
+    assert event.reasons[0].text == "same content as abc"
+
+
+GROUPS = (w.Group("gpu0", 1, True), w.Group("gpu1", 2, True), w.Group("gpu2", 1, False), w.Group("cpu", 9, True))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "wanting", "depth", "expected"),
+    [
+        ([], 1, 1, ["gpu0"]), ([], 3, 1, ["gpu0", "gpu1", "gpu1"]), ([], 9, 1, ["gpu0", "gpu1", "gpu1", "gpu0", "gpu1", "gpu1"]),
+        ([("gpu0", "running", "theirs")], 1, 1, ["gpu1"]),
+        ([("gpu0", "ended", "theirs")] * 9, 1, 1, ["gpu0"]),
+        ([("gpu0", "waiting", "mqi1:x:1"), ("gpu1", "waiting", "mqi1:y:1"), ("gpu1", "waiting", "mqi1:z:1"), ("gpu0", "running", ""),
+          ("gpu1", "running", ""), ("gpu1", "running", "")], 1, 1, []),
+        ([("gpu0", "unknown", "theirs")], 1, 1, ["gpu1"]),
+    ],
+)  # fmt: skip
+def test_attempts_go_where_they_start_soonest(tasks: list[tuple[str, str, str]], wanting: int, depth: int, expected: list[str]) -> None:
+    seen = tuple(w.Task(str(i), label, group, state) for i, (group, state, label) in enumerate(tasks))
+    look = w.Look({}, seen, GROUPS, "", None)
+    placed = place.choose([f"c{i}" for i in range(wanting)], look, ("gpu*",), depth)
+    assert [group.name for _, group in placed] == expected
+
+
+def test_why_nothing_is_placed_is_told_with_the_command_that_helps() -> None:
+    assert place.why_none("far", GROUPS, ("gpu*",)) == ""
+    assert "no group of far matches tpu*" in place.why_none("far", GROUPS, ("tpu*",))
+    assert "`pueue start -g gpu2`" in place.why_none("far", GROUPS, ("gpu2",))
+
+
+def test_cases_are_shared_among_hosts_by_what_is_open() -> None:
+    busy = [BORN._replace(host="a")] * 2
+    shares = place.share([BORN._replace(key=str(i)) for i in range(4)], busy, ["a", "b"])
+    assert {host: len(cases) for host, cases in shares.items()} == {"b": 3, "a": 1}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "sums", "digest", "tries", "expected"),
+    [
+        ({"x.out": "1"}, {"x.out": "1"}, "m", 0, "completed"), ({"x.out": "1"}, {"x.out": "2"}, "m", 0, None),
+        ({"x.out": "1"}, {}, "m", 0, None), ({"x.out": "1"}, {"x.out": "2"}, "m", 3, "failed"), ({"y": "1"}, {"y": "1"}, "m", 0, "failed"),
+        ({}, {}, "m", 0, "failed"), ({"x.out": "1"}, {"x.out": "1"}, "other", 0, None), ({}, {}, "", 3, "failed"),
+    ],
+)  # fmt: skip
+def test_only_whole_results_complete_a_case(
+    manifest: dict[str, str], sums: dict[str, str], digest: str, tries: int, expected: str | None
+) -> None:
+    case = CASES["computed"]
+    assert case
+    event = decide.fetch(case, decide.Brought(digest, manifest, sums, 1), ("*.out",), tries, NOW)
+    assert (type(event).__name__.lower() if event else None) == expected

@@ -21,6 +21,7 @@ from mqi_scripts.verbs import submit as submit_verb
 from mqi_scripts.world.ledger import State
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
+TROUBLES = ("daemon", "daemon term", "wipe", "empty", "wrapper", "job", "term", "remove", "again", "pause", "change")
 ROOT = ("ledger", w.Head(1, "0" * 64))
 
 
@@ -150,7 +151,7 @@ class World:
     # what people and fate do to it
 
     def trouble(self) -> None:
-        kind = self.chance.choice(("daemon", "daemon term", "wipe", "empty", "wrapper", "job", "term", "remove", "again", "pause", "change"))
+        kind = self.chance.choice(TROUBLES)
         self.tell(f"-- {kind}")
         processes = [p for p in self.processes if p.stage == "job"]
         p = self.chance.choice(processes) if processes else None
@@ -286,7 +287,7 @@ class Book:
             self.all[event.case] = case
             self.log.append(codec.to_dict(event))
             stored.append(event)
-            self.world.tell(f"{type(event).__name__.lower()} {event.case}" + (f":{event.attempt}" if hasattr(event, "attempt") else ""))
+            self.world.tell(f"{type(event).__name__.lower()} {event.case}:{getattr(event, 'attempt', '')}")
         self.world.point("append, behind the write")
         self.acknowledged += [codec.to_dict(event) for event in stored]
         return stored
@@ -297,12 +298,13 @@ class Book:
             return
         attempt, name = self.world.attempts.get((event.case, event.attempt)), f"{event.case}:{event.attempt}"
         exits = attempt.result.get("exit", "") if attempt and not attempt.result.get("signal") else ""
+        begun, alive = attempt and attempt.claim == "begun", self.world.alive(event.case, getattr(event, "attempt", 0))
         true = {
-            w.Interrupted: lambda: attempt and attempt.claim == "begun" and not exits and not self.world.alive(event.case, event.attempt),
+            w.Interrupted: lambda: begun and not exits and not alive,
             w.Succeeded: lambda: exits == "0",
             w.Failed: lambda: exits not in ("", "0") or "interrupted" in event.reason or event.phase == "results",
             w.Revoked: lambda: attempt and attempt.claim == "revoked",
-            w.Started: lambda: attempt and attempt.claim == "begun",
+            w.Started: lambda: begun,
             w.Submitted: lambda: attempt is not None,
         }.get(type(event), lambda: True)
         if not true():

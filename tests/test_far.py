@@ -42,8 +42,9 @@ def submitted_with_busy_slots(pueued: Pueued) -> None:
 def launch(attempt: Path, shell: str, **env: str) -> subprocess.Popen[bytes]:
     key, number = attempt.parent.name, attempt.name.removeprefix("attempt-")
     argv = [shell, os.path.join(FAR, "mqi-job.sh"), str(attempt.parent.parent.parent), key, number]
-    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-                            env={"HOME": "/", "PATH": os.environ["PATH"], **env})  # fmt: skip
+    env = {"HOME": "/", "PATH": os.environ["PATH"], **env}
+    none = subprocess.DEVNULL
+    return subprocess.Popen(argv, stdin=none, stdout=none, stderr=subprocess.PIPE, start_new_session=True, env=env)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -185,11 +186,12 @@ def test_a_label_that_is_in_the_queue_is_not_added_again(tmp_path: Path, pueued:
 
 
 def test_results_with_hostile_names_stay_in_their_place(tmp_path: Path) -> None:
-    job = """mkdir -p 'sub dir' && echo 1 >'sub dir/1G180:TX.out' && echo 2 >"$(printf 'esc\\033[31m.out')" && ln -s /etc/passwd link.out
-    echo 3 >'-rf $(touch CANARY) *.out'; echo 4 >'a\\b.csv'; ln -s /etc dir"""
+    job = """mkdir -p 'sub dir' && echo 1 >'sub dir/1G180:TX.out' && echo 2 >"$(printf 'esc\\033[31m.out')"; ln -s /etc dir
+    ln -s /etc/passwd link.out; echo 3 >'-rf $(touch CANARY) *.out'; echo 4 >'a\\b.out'; echo 5 >"$(printf 'two\\nlines.out')" """
     place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), job)
     place.case("a")
     place.until("completed")
     names = sorted(str(p.relative_to(place.results / "a")) for p in (place.results / "a").rglob("*") if p.is_file())
-    assert names == ["-rf $(touch CANARY) *.out", "esc_[31m.out", "mqi-result.json", "sub dir/1G180_TX.out"]
+    there = ["-rf $(touch CANARY) *.out", "a_b.out", "esc_[31m.out", "mqi-result.json", "sub dir/1G180_TX.out", "two_lines.out"]
+    assert names == there
     assert not list(tmp_path.rglob("CANARY"))

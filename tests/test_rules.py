@@ -173,6 +173,16 @@ def test_submit_adopts_revokes_or_wants_in_every_sight(status: str) -> None:
                 assert said == "nonetype", where
 
 
+@pytest.mark.parametrize("status", ["intended", "submitted", "missing"])
+def test_new_content_revokes_what_has_not_begun(status: str) -> None:
+    case = CASES[status]
+    assert case
+    late = case._replace(pending=("e", 1, 1))
+    for claim, expected in (("none", "Revoke"), ("begun", "NoneType"), ("revoked", "Revoked"), ("strange", "NoneType")):
+        wish = decide.submit(late, a_look(late, claim, False, False, "", "", "absent", claim != "none"), NOW)
+        assert type(wish).__name__ == expected, (status, claim)
+
+
 def test_absence_needs_two_looks() -> None:
     case = CASES["running"]
     assert case

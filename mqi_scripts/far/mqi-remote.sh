@@ -285,6 +285,7 @@ link_results() { # ATTEMPT-FOLDER OUTGOING-FOLDER
   [ ! -f "$1/version" ] || cp "$1/version" "$2/version"
   while IFS= read -r line; do
     number=$((number + 1)) name=${line#*  ./}
+    case $line in \\*) name=$(printf '%b.' "$name") && name=${name%.} ;; esac # sha256sum escapes \ and newline
     while IFS= read -r pattern; do
       # shellcheck disable=SC2254 # it is a pattern
       case $name in

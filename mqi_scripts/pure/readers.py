@@ -13,6 +13,7 @@ DONE = {"Success", "Failed", "Killed", "DependencyFailed", "FailedToSpawn", "Err
 WAITING = {"Queued", "Stashed", "Locked"}
 BUSY = {"Running", "Paused"}
 PLAIN = r"[A-Za-z0-9._-]+"  # groups whose names travel as they are
+ESCAPES = {"\\": "\\", "n": "\n", "r": "\r"}
 SUM = r"([0-9a-f]{64})  (?:\./)?([^\n]+)"
 
 
@@ -161,13 +162,19 @@ ENGINES: dict[str, Reader] = {"pueue": pueue, "direct": direct}
 
 
 def manifest(text: str) -> dict[str, str]:
-    """Sums by name from sha256sum's format. Raises Unreadable; names that leave their folder are refused."""
+    """Sums by name, in its order, from sha256sum's format (a line with escapes begins with a backslash).
+
+    Raises Unreadable; names that leave their folder are refused.
+    """
     sums: dict[str, str] = {}
-    for line in text.splitlines():
-        match = re.fullmatch(SUM, line)
-        if not match or match[2].startswith("/") or ".." in match[2].split("/") or match[2] in sums:
+    for line in text.removesuffix("\n").split("\n") if text else ():
+        match = re.fullmatch(SUM, line.removeprefix("\\"))
+        name = match[2] if match else "/"
+        if line.startswith("\\"):
+            name = re.sub(r"\\(.)", lambda escape: ESCAPES.get(escape[1], "/"), name)
+        if not match or name.startswith("/") or ".." in name.split("/") or name in sums:
             raise Unreadable(f"not a line of a manifest: {show(line)[:120]}")
-        sums[match[2]] = match[1]
+        sums[name] = match[1]
     return sums
 
 

@@ -135,8 +135,8 @@ def superseded(final: str) -> str:
 
 
 def local_name(name: str) -> str:
-    """The name on the gateway: a colon is illegal on SMB, a control character on any screen."""
-    return "".join("_" if c == ":" or not c.isprintable() else c for c in name)
+    """The name on the gateway: a colon or backslash is illegal on SMB, a control character on any screen."""
+    return "".join("_" if c in ":\\" or not c.isprintable() else c for c in name)
 
 
 def provenance(run: cli.Run, case: w.Case, got: decide.Brought, names: dict[str, str], came: str) -> dict[str, Any]:

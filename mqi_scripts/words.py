@@ -1,9 +1,6 @@
 """The words of the suite: case, event, attempt, task, group, and the errors. Immutable values only."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from datetime import datetime
 from typing import NamedTuple
 
 HELD, FOUND, PUSHED, SUBMITTED, RUNNING = "held", "found", "pushed", "submitted", "running"
@@ -52,59 +49,56 @@ class Illegal(Exception):
     """An event that cannot follow the case's story: the world moved between look and append."""
 
 
-class Reason(NamedTuple):
-    """Why a case is held: a code of one or two words, the place inside the case, a sentence."""
+# Why a case is held: a code of one or two words, the place inside the case, a sentence.
+Reason = NamedTuple("Reason", [("code", str), ("place", str), ("text", str)])
 
-    code: str
-    place: str
-    text: str
-
-
-# Events: past tense, stored. Every one has `case`, the key ("" where it is the ledger's own), and `at`, UTC. A new field
-# comes with a default and never changes meaning; a digest is one of a manifest. One line each: this is a vocabulary.
-Opened = NamedTuple("Opened", [("case", str), ("at", datetime), ("id", str)])  # the ledger was made; `id` salts every key
-Rooted = NamedTuple("Rooted", [("case", str), ("at", datetime), ("host", str), ("root", str)])  # a root is used for the first time
+# Events: past tense, stored. Every one has `case`, the key ("" where it is the ledger's own), and `at`, UTC as ISO 8601 with
+# milliseconds and Z, which sorts as text. A new field comes with a default and never changes meaning; a digest is one of a
+# manifest. One line each: this is a vocabulary.
+Opened = NamedTuple("Opened", [("case", str), ("at", str), ("id", str)])  # the ledger was made; `id` salts every key
+Rooted = NamedTuple("Rooted", [("case", str), ("at", str), ("host", str), ("root", str)])  # a root is used for the first time
 # a quiet folder without fault; waits for a person or more data; what held it is gone
-Found = NamedTuple("Found", [("case", str), ("at", datetime), ("path", str), ("digest", str), ("files", int), ("bytes", int)])
-Held = NamedTuple("Held", [("case", str), ("at", datetime), ("path", str), ("reasons", tuple[Reason, ...])])
-Released = NamedTuple("Released", [("case", str), ("at", datetime), ("digest", str), ("files", int), ("bytes", int), ("why", str)])
+Found = NamedTuple("Found", [("case", str), ("at", str), ("path", str), ("digest", str), ("files", int), ("bytes", int)])
+Held = NamedTuple("Held", [("case", str), ("at", str), ("path", str), ("reasons", tuple[Reason, ...])])
+Released = NamedTuple("Released", [("case", str), ("at", str), ("digest", str), ("files", int), ("bytes", int), ("why", str)])
 # new content before the job began; after it began (the result stays, marked); the source folder vanished; is there again
-Changed = NamedTuple("Changed", [("case", str), ("at", datetime), ("digest", str), ("files", int), ("bytes", int), ("what", str)])
-Stale = NamedTuple("Stale", [("case", str), ("at", datetime), ("digest", str), ("what", str)])
-Gone = NamedTuple("Gone", [("case", str), ("at", datetime)])
-Back = NamedTuple("Back", [("case", str), ("at", datetime)])
+Changed = NamedTuple("Changed", [("case", str), ("at", str), ("digest", str), ("files", int), ("bytes", int), ("what", str)])
+Stale = NamedTuple("Stale", [("case", str), ("at", str), ("digest", str), ("what", str)])
+Gone = NamedTuple("Gone", [("case", str), ("at", str)])
+Back = NamedTuple("Back", [("case", str), ("at", str)])
 # input published on the host, every byte verified there
-Pushed = NamedTuple("Pushed", [("case", str), ("at", datetime), ("host", str), ("digest", str)])
+Pushed = NamedTuple("Pushed", [("case", str), ("at", str), ("host", str), ("digest", str)])
 # the intent, before the far side is asked to add the attempt; then its folder or task was seen (task "": no task yet)
 Submitting = NamedTuple(
-    "Submitting", [("case", str), ("at", datetime), ("attempt", int), ("digest", str), ("host", str), ("group", str)]
+    "Submitting", [("case", str), ("at", str), ("attempt", int), ("digest", str), ("host", str), ("group", str)]
 )
-Submitted = NamedTuple("Submitted", [("case", str), ("at", datetime), ("attempt", int), ("group", str), ("task", str)])
+Submitted = NamedTuple("Submitted", [("case", str), ("at", str), ("attempt", int), ("group", str), ("task", str)])
 # a first look shows neither task nor process (a second decides); the claim is the link `revoked`: it can never start
-Missing = NamedTuple("Missing", [("case", str), ("at", datetime), ("attempt", int)])
-Revoked = NamedTuple("Revoked", [("case", str), ("at", datetime), ("attempt", int)])
+Missing = NamedTuple("Missing", [("case", str), ("at", str), ("attempt", int)])
+Revoked = NamedTuple("Revoked", [("case", str), ("at", str), ("attempt", int)])
 # the claim was seen (since: the wrapper's clock); the job exited 0 (manifest: digest of its output's)
 Started = NamedTuple(
-    "Started", [("case", str), ("at", datetime), ("attempt", int), ("group", str), ("slot", str), ("task", str), ("since", str)]
+    "Started", [("case", str), ("at", str), ("attempt", int), ("group", str), ("slot", str), ("task", str), ("since", str)]
 )
 Succeeded = NamedTuple(
-    "Succeeded", [("case", str), ("at", datetime), ("attempt", int), ("manifest", str), ("started", str), ("ended", str)]
+    "Succeeded", [("case", str), ("at", str), ("attempt", int), ("manifest", str), ("started", str), ("ended", str)]
 )
 # category: network, system, config or application; exit -1: there was none; tail: the end of its log
 Failed = NamedTuple(
     "Failed",
-    [("case", str), ("at", datetime), ("attempt", int), ("reason", str), ("category", str), ("phase", str), ("exit", int),
+    [("case", str), ("at", str), ("attempt", int), ("reason", str), ("category", str), ("phase", str), ("exit", int),
      ("tail", str)],
-)
+)  # fmt: skip
 # it began and was cut off without a verdict (a new attempt follows); the job of an asked cancel was seen gone
-Interrupted = NamedTuple("Interrupted", [("case", str), ("at", datetime), ("attempt", int), ("reason", str)])
-Cancelled = NamedTuple("Cancelled", [("case", str), ("at", datetime), ("attempt", int)])
+Interrupted = NamedTuple("Interrupted", [("case", str), ("at", str), ("attempt", int), ("reason", str)])
+Cancelled = NamedTuple("Cancelled", [("case", str), ("at", str), ("attempt", int)])
 # every result was verified on the gateway and stands under its final name
 Completed = NamedTuple(
-    "Completed", [("case", str), ("at", datetime), ("attempt", int), ("digest", str), ("files", int), ("bytes", int)]
+    "Completed",
+    [("case", str), ("at", str), ("attempt", int), ("digest", str), ("files", int), ("bytes", int)],
 )
 # the ledger was mended: both digests where a file was replaced
-Repaired = NamedTuple("Repaired", [("case", str), ("at", datetime), ("what", str), ("old", str), ("new", str)])
+Repaired = NamedTuple("Repaired", [("case", str), ("at", str), ("what", str), ("old", str), ("new", str)])
 
 Event = (
     Opened | Rooted | Found | Held | Released | Changed | Stale | Gone | Back | Pushed | Submitting | Submitted
@@ -113,7 +107,7 @@ Event = (
 
 
 class Case(NamedTuple):
-    """A case as the ledger tells it.
+    """A case as the ledger tells it; times are the text of the events.
 
     attempt: the newest one, 0 before the first. intent: `submitting` is recorded, nothing was seen of it yet.
     open: the attempt may still run or start. missing: the last look showed no sign of life. strikes: revoked attempts
@@ -124,8 +118,8 @@ class Case(NamedTuple):
     key: str
     path: str
     status: str
-    since: datetime
-    found: datetime
+    since: str
+    found: str
     digest: str = ""
     files: int = 0
     bytes: int = 0
@@ -147,10 +141,10 @@ class Case(NamedTuple):
     stale_digest: str = ""
     gone: bool = False
     exit: int = -1
-    submitted: datetime | None = None
+    submitted: str = ""
     started: str = ""
     ended: str = ""
-    completed: datetime | None = None
+    completed: str = ""
     result: str = ""
 
     @property
@@ -163,31 +157,15 @@ class Case(NamedTuple):
         return f"mqi1:{self.key}:{self.attempt}"
 
 
-class Head(NamedTuple):
-    """The ledger's last line."""
-
-    seq: int
-    digest: str
-
+# The ledger's last line.
+Head = NamedTuple("Head", [("seq", int), ("digest", str)])
 
 # What a look at a compute host shows.
 
-
-class Task(NamedTuple):
-    """A task of the queue. state: waiting, running, ended or unknown (a word this suite does not know)."""
-
-    id: str
-    label: str
-    group: str
-    state: str
-
-
-class Group(NamedTuple):
-    """A group of the queue. slots 0: unlimited. running: it starts tasks."""
-
-    name: str
-    slots: int
-    running: bool
+# A task of the queue. state: waiting, running, ended or unknown (a word this suite does not know).
+Task = NamedTuple("Task", [("id", str), ("label", str), ("group", str), ("state", str)])
+# A group of the queue. slots 0: unlimited. running: it starts tasks.
+Group = NamedTuple("Group", [("name", str), ("slots", int), ("running", bool)])
 
 
 class Trace(NamedTuple):
@@ -218,5 +196,4 @@ class Look(NamedTuple):
     groups: tuple[Group, ...]
     trouble: str
     root: tuple[str, Head] | None
-    room: int = -1
     notes: tuple[str, ...] = ()

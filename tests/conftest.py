@@ -210,7 +210,7 @@ class Place:
         return folder
 
     def argv(self, program: str, *words: str) -> list[str]:
-        return [sys.executable, "-m", f"mqi_scripts.verbs.{program.removeprefix('mqi-')}", "--config", str(self.config), *words]
+        return [sys.executable, "-m", "mqi_scripts", program, "--config", str(self.config), *words]
 
     def __call__(self, program: str, *words: str, stdin: str = "") -> Ran:
         env = {**os.environ, "PYTHONPATH": str(REPO)}

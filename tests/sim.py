@@ -68,8 +68,8 @@ class World:
     def tell(self, text: str) -> None:
         self.story.append(f"{self.clock:3} {text}")
 
-    def now(self) -> datetime:
-        return START + timedelta(minutes=self.clock)
+    def now(self) -> str:
+        return codec.stamp(START + timedelta(minutes=self.clock))
 
     def maybe(self, odds: float) -> bool:
         return self.faulty and self.chance.random() < odds

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, datetime
 
 import pytest
 
@@ -11,8 +10,8 @@ from mqi_scripts import words as w
 from mqi_scripts.pure import codec, decide, place
 from mqi_scripts.pure.evolve import evolve
 
-NOW = datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
-KEY, RULES = "k" * 20, decide.Rules()
+NOW = "2026-11-24T03:00:00.000Z"
+KEY, RULES = "k" * 20, decide.Rules(3, 86400.0)
 BORN = w.Case(KEY, "p", w.FOUND, NOW, NOW, digest="d")
 CASES = {
     "nothing": None,

@@ -1,7 +1,5 @@
 """Arguments, the one error boundary, exit codes, talk. Every script is `main = script(name, doc, work)`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -14,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from mqi_scripts import __version__
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec, tables
-from mqi_scripts.world import config, lock, notes
+from mqi_scripts.world import config, files, lock
 from mqi_scripts.world.ledger import Ledger, prepare
 
 if TYPE_CHECKING:  # a tick with nothing to do does without subprocess and its kin
     from mqi_scripts.world.host import Host
 
 Work = Callable[["Run"], None]
+FULL = (28, 5, 122)  # ENOSPC, EIO, EDQUOT
 
 
 class Run:
@@ -33,8 +32,8 @@ class Run:
         self.trouble: list[str] = []
         self.note: dict[str, Any] = {}
 
-    def now(self) -> datetime:
-        return datetime.now(UTC)
+    def now(self) -> str:
+        return codec.stamp(datetime.now(UTC))
 
     def say(self, text: str) -> None:
         """Talk, for stderr and the journal."""
@@ -42,25 +41,19 @@ class Run:
 
     def record(self, events: Sequence[w.Event]) -> None:
         """Store, then tell: a JSON line or a sentence an event on stdout. What cannot follow any more is said, not done."""
-        if self.args.dry_run:
-            stored = list(events)
-        else:
-            stored = self.book.append(events, self.now())
-            while self.book.refused:
-                self.say(f"somebody else was quicker, left alone: {self.book.refused.pop()}")
-        cases = self.book.cases() if stored and self.args.dry_run else {**self.book.state().open} if stored else {}
+        dry = self.args.dry_run
+        stored = list(events) if dry else self.book.append(events, self.now())
+        while self.book.refused:
+            self.say(f"somebody else was quicker, left alone: {self.book.refused.pop()}")
         for event in stored:
-            case = cases.get(event.case) or self.book.closed().get(event.case)
             if isinstance(event, w.Held | w.Failed):
                 self.code = max(self.code, 1)
-            if not event.case:
-                continue  # the ledger's own
-            if self.args.jsonl:
+            if self.args.jsonl and event.case:
                 sys.stdout.write(json.dumps(codec.to_dict(event)) + "\n")
-            else:
-                sys.stdout.write(("would record: " if self.args.dry_run else "") + tables.sentence(event, case) + "\n")
+            elif event.case:  # else it is the ledger's own
+                sys.stdout.write(("would record: " if dry else "") + tables.sentence(event, self.book.case(event.case)) + "\n")
         sys.stdout.flush()
-        if stored and not self.args.dry_run:
+        if stored and not dry:
             head = self.book.state().head
             self.say(f"ledger at line {head.seq}, digest {head.digest[:16]}")
 
@@ -72,7 +65,7 @@ class Run:
 
     def chosen(self, *statuses: str) -> list[w.Case]:
         """The cases to work on: those named on the command line or stdin, else all that are due."""
-        named = {find(self.book, word).key for word in [*self._named()]}  # first: a pipe's other end may still record
+        named = {find(self.book, word).key for word in [*self._named()]}  # all first: a pipe's other end may still record
         due = [case for case in self.book.state().open.values() if case.status in statuses]
         return [case for case in due if case.key in named or not self.args.case]
 
@@ -88,14 +81,8 @@ class Run:
                 elif line.strip():
                     yield line.strip()
 
-    def hosts(self) -> list[Host]:
-        from mqi_scripts.world.host import Host  # noqa: PLC0415
-
-        state, fresh = self.book.state(), getattr(self.args, "accept_empty_root", False)
-        return [
-            Host(h, self.site.state, state.id, state.roots.get(h.name) == h.root and not fresh, self.book.holds)
-            for h in self.site.hosts
-        ]
+    def hosts(self) -> "list[Host]":
+        return hosts(self.site, self.book, fresh=self.args.accept_empty)
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -104,6 +91,16 @@ class Run:
             yield
         except w.Failure as error:
             self.failed(error)
+
+
+def hosts(site: config.Site, book: Ledger, *, fresh: bool = False) -> "list[Host]":
+    """The site's hosts. fresh: a root without its mark is taken for a new one."""
+    from mqi_scripts.world.host import Host  # noqa: PLC0415
+
+    state = book.state()
+    return [
+        Host(h, site.state, state.id, state.roots.get(h.name) == h.root and not fresh, book.holds) for h in site.hosts
+    ]
 
 
 def find(book: Ledger, word: str) -> w.Case:
@@ -133,7 +130,7 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     return parse
 
 
-def script(name: str, doc: str, work: Work, extra: Callable[[argparse.ArgumentParser], Any] | None = None) -> Callable[..., int]:
+def script(name: str, doc: str, work: Work) -> Callable[..., int]:
     """The main of a script of the line: one run at a time, health noted."""
 
     def main(argv: Sequence[str] | None = None) -> int:
@@ -141,8 +138,7 @@ def script(name: str, doc: str, work: Work, extra: Callable[[argparse.ArgumentPa
         parse.add_argument("case", nargs="*", metavar="CASE", help="ids, unique prefixes or paths; - reads them from stdin")
         parse.add_argument("--jsonl", action="store_true", help="one JSON line an event on stdout")
         parse.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
-        if extra:
-            extra(parse)
+        parse.add_argument("--accept-empty", action="store_true", help="what looks like a lost mount is empty on purpose")
         args = parse.parse_args(argv)
         return boundary(name, lambda: _run(name, args, work))
 
@@ -155,17 +151,16 @@ def _run(name: str, args: argparse.Namespace, work: Work) -> int:
     run = Run(name, args, site)
     path = os.path.join(site.state, "health", f"{name}.json")
     with lock.held(os.path.join(site.state, f"run.{name}"), 0):
-        old, at = notes.read(path), codec.stamp(run.now())
+        note, at = files.read_note(path), run.now()
         try:
             work(run)
         except w.Failure as error:
             run.trouble.append(str(error))
             raise
         finally:
-            good = {"success": old.get("success", "")} if run.trouble else {"success": at}
-            keep = {**old, **run.note, **good, "run": at, "trouble": "; ".join(run.trouble)}
+            note |= {**run.note, "run": at, "trouble": "; ".join(run.trouble)} | ({} if run.trouble else {"success": at})
             if not args.dry_run:
-                notes.write(path, keep)
+                files.write_note(path, note)
     return run.code
 
 
@@ -185,7 +180,7 @@ def boundary(name: str, work: Callable[[], int]) -> int:
     except Exception as error:  # noqa: BLE001  # the one boundary
         import traceback  # noqa: PLC0415
 
-        if isinstance(error, OSError) and error.errno in (28, 5, 122):  # ENOSPC, EIO, EDQUOT
+        if isinstance(error, OSError) and error.errno in FULL:
             sys.stderr.write(f"{name}: {error}: make room (df -h, df -i) and run it again\n")
             return w.Disk.code
         traceback.print_exc()
@@ -206,20 +201,13 @@ def check_state(folder: str) -> None:
         raise w.Configuration(f"{folder} belongs to {owner}: run it as `sudo -u {owner} {' '.join(sys.argv)}`")
     if info.st_mode & 0o077:
         raise w.Configuration(f"{folder} can be read by others: chmod 700 {folder}")
-    kind = _file_system(os.path.realpath(folder))
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        points = [line.split(" ")[1:3] for line in mounts]
+    real = f"{os.path.realpath(folder)}/"
+    kind = max((len(at), n, kind) for n, (at, kind) in enumerate(points) if real.startswith(at.rstrip("/") + "/"))[2]
     if kind.startswith(("nfs", "cifs", "smb", "fuse")):
         raise w.Configuration(f"{folder} is on {kind}, where locks do not hold: move site.state to a local disk")
     prepare(folder)
-
-
-def _file_system(path: str) -> str:
-    best = ("", "")
-    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
-        for line in mounts:
-            point, kind = line.split(" ")[1:3]
-            if f"{path}/".startswith(point.rstrip("/") + "/") and len(point) >= len(best[0]):
-                best = (point, kind)
-    return best[1]
 
 
 def user() -> str:
@@ -233,22 +221,25 @@ def user() -> str:
     return f"{name} (sudo: {behind})" if (behind := os.environ.get("SUDO_USER")) else name
 
 
-def progress(run: Run, total: int, done: Callable[[], int]) -> Callable[[], None] | None:
-    """Bytes, rate and what remains, redrawn on a terminal's stderr; None elsewhere."""
+def progress(run: Run, total: int) -> Callable[[int], object] | None:
+    """What follows a copy by its process: bytes, rate and rest on a terminal's stderr; None elsewhere."""
     if not sys.stderr.isatty() or run.args.jsonl:
         return None
-    import time  # noqa: PLC0415
+    from tqdm import tqdm  # noqa: PLC0415
 
-    start = time.monotonic()
-
-    def draw() -> None:
-        sent, spent = done(), time.monotonic() - start
-        rate = sent / spent if spent else 0
-        rest = f"{(total - sent) / rate:.0f} s left" if rate else "waiting"
-        sys.stderr.write(f"\r{run.name}: {sent / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s, {rest}   ")
-        sys.stderr.write("\n" if sent >= total else "")
-        sys.stderr.flush()
-
-    return draw
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc=run.name, leave=False)
+    return lambda pid: bar.update(min(copied(pid), total) - bar.n)
 
 
+def copied(pid: int) -> int:
+    """Bytes that a process, or the first of its children to have read most, has read: for a person's eye only."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            pids = [str(pid), *file.read().split()]
+        texts = []
+        for one in pids:
+            with open(f"/proc/{one}/io", encoding="ascii") as file:
+                texts.append(file.readline())
+        return max(int(text.split()[1]) for text in texts)
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,7 +1,5 @@
 """Events to ledger lines and back, and the chain of digests. ASCII only; a line carries its own digest at its end."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,35 +18,28 @@ def stamp(at: datetime) -> str:
     return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
-def instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def plain(value: Any) -> Any:
-    """A word as JSON has it: NamedTuples of events as objects, times as text."""
-    if isinstance(value, datetime):
-        return stamp(value)
-    if isinstance(value, w.Reason):
-        return value._asdict()
-    if isinstance(value, tuple):
-        return [plain(v) for v in value]
-    return value
-
-
 def to_dict(event: w.Event) -> dict[str, Any]:
-    fields = {name: plain(value) for name, value in event._asdict().items() if name not in ("case", "at")}
-    return {"type": type(event).__name__.lower(), "case": event.case, "at": stamp(event.at), **fields}
+    fields: dict[str, Any] = event._asdict()
+    if isinstance(event, w.Held):
+        fields["reasons"] = [reason._asdict() for reason in event.reasons]
+    return {"type": type(event).__name__.lower(), **fields}
 
 
 def from_dict(record: Mapping[str, Any]) -> w.Event:
     """The event of a record; fields it does not know are passed over. Raises KeyError, TypeError or ValueError."""
     kind = TYPES[record["type"]]
     fields = {name: record[name] for name in kind._fields if name in record}
-    fields["at"] = instant(fields["at"])
     if "reasons" in fields:
         fields["reasons"] = tuple(w.Reason(r["code"], r["place"], r["text"]) for r in fields["reasons"])
     event: w.Event = kind(**fields)
     return event
+
+
+def case_from_list(values: list[Any]) -> w.Case:
+    """A case as the cache of the fold has it: JSON knows no tuples."""
+    case = w.Case(*values)
+    pending = tuple(case.pending) if case.pending else None
+    return case._replace(reasons=tuple(w.Reason(*reason) for reason in case.reasons), pending=pending)  # type: ignore[arg-type]
 
 
 def sha256(text: bytes) -> str:
@@ -69,7 +60,6 @@ def read_line(text: bytes, head: w.Head) -> tuple[dict[str, Any], w.Head]:
     """The record of a line (without its newline) that must follow head. Raises Damaged with the reason."""
     if not text[-_TAIL:].startswith(b',"sha256":"') or not text.endswith(b'"}'):
         raise w.Damaged("it is not a whole ledger line (no digest at its end)")
-    digest = text[-66:-2].decode("ascii", "replace")
     if not is_whole(text):
         raise w.Damaged("its text does not fit its own digest: it was changed")
     try:
@@ -80,27 +70,10 @@ def read_line(text: bytes, head: w.Head) -> tuple[dict[str, Any], w.Head]:
         raise w.Damaged(f"it is number {record.get('seq')}, expected {head.seq + 1}: lines are missing or moved")
     if record.get("prev") != head.digest:
         raise w.Damaged("it does not follow the line before it: that line was replaced")
-    return record, w.Head(head.seq + 1, digest)
+    return record, w.Head(head.seq + 1, record["sha256"])
 
 
 def is_whole(text: bytes) -> bool:
     """Whether a line that only lacks its newline fits its own digest."""
     digest = text[-66:-2].decode("ascii", "replace")
     return text.endswith(b'"}') and sha256(text[:-_TAIL] + b"}") == digest
-
-
-def case_to_list(case: w.Case) -> list[Any]:
-    """A case for the cache of the fold."""
-    return [plain(value) for value in case]
-
-
-def case_from_list(values: list[Any]) -> w.Case:
-    case = w.Case(*values)
-    return case._replace(
-        since=instant(values[3]),
-        found=instant(values[4]),
-        reasons=tuple(w.Reason(**r) for r in case.reasons),  # type: ignore[arg-type]
-        pending=(case.pending[0], case.pending[1], case.pending[2]) if case.pending else None,
-        submitted=instant(str(case.submitted)) if case.submitted else None,
-        completed=instant(str(case.completed)) if case.completed else None,
-    )

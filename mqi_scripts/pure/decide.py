@@ -4,10 +4,7 @@ An event is a fact to store. An action (imperative) is work to do and is never s
 A look that did not answer raised before it came here; what is unknown in a look decides nothing.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -18,25 +15,11 @@ TRIES = 3  # fetches of results that do not verify
 OVERTIME = 60  # seconds that the wrapper has to end its job by itself
 STRIKES = 3  # revoked attempts in a row whose task was shown: design.md, "The compute host"
 
-
-class Rules(NamedTuple):
-    """The site's numbers that verdicts depend on."""
-
-    interrupted: int = 3
-    time_limit: float = 86400.0
-
-
-class Submit(NamedTuple):
-    """Make the attempt's folder and add its task, once."""
-
-    case: w.Case
-    attempt: int
-
-
-class Revoke(NamedTuple):
-    """Make sure that the attempt can never start."""
-
-    case: w.Case
+# The site's numbers that verdicts depend on.
+Rules = NamedTuple("Rules", [("interrupted", int), ("time_limit", float)])
+# Make the attempt's folder and add its task, once; make sure that the attempt can never start.
+Submit = NamedTuple("Submit", [("case", w.Case), ("attempt", int)])
+Revoke = NamedTuple("Revoke", [("case", w.Case)])
 
 
 class Sight(NamedTuple):
@@ -50,7 +33,7 @@ class Sight(NamedTuple):
     what: str
 
 
-def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, now: datetime) -> w.Event | None:
+def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, now: str) -> w.Event | None:
     """One event for a folder that is quiet, or gone (sight None). twin: id of another case with this content."""
     if sight is None:
         return w.Gone(key, now) if case and not case.gone else None
@@ -77,11 +60,11 @@ def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, now: dat
     return w.Stale(key, now, digest, what) if case.status != w.CANCELLED else _back(case, now)
 
 
-def _back(case: w.Case, now: datetime) -> w.Event | None:
+def _back(case: w.Case, now: str) -> w.Event | None:
     return w.Back(case.key, now) if case.gone else None
 
 
-def submit(case: w.Case, look: w.Look, now: datetime) -> w.Event | Submit | Revoke | None:
+def submit(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Revoke | None:
     """Adopt what is there, revoke what can no longer start, or want an attempt. The same before and after acting."""
     if case.open:
         return _outstanding(case, look, now)
@@ -93,48 +76,47 @@ def submit(case: w.Case, look: w.Look, now: datetime) -> w.Event | Submit | Revo
     return Submit(case, case.attempt + 1)
 
 
-def _outstanding(case: w.Case, look: w.Look, now: datetime) -> w.Event | Submit | Revoke | None:
+def _outstanding(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Revoke | None:
     trace = look.traces.get(case.label)
     if trace is None or case.status == w.RUNNING:
         return None
     if trace.claim == "revoked":
         return w.Revoked(case.key, now, case.attempt)
-    if trace.claim != "none":
-        return None  # it has begun, or nobody can tell: mqi-poll says so
-    if look.tasks is None:
-        return None
-    tasks = [task for task in look.tasks if task.label == case.label]
-    live = [task for task in tasks if task.state != "ended"]
+    if trace.claim != "none" or look.tasks is None:
+        return None  # it has begun, and mqi-poll says so; or nobody can tell
+    tasks, live = _tasks(case, look)
     if case.intent:
         if trace.folder or tasks:
-            shown = (live or tasks)[-1:] or [w.Task("", "", "", "")]
-            group = trace.status.get("group", "") or shown[0].group or case.group
-            return w.Submitted(case.key, now, case.attempt, group, shown[0].id)
+            task = (live or tasks or [w.Task("", "", "", "")])[-1]
+            return w.Submitted(case.key, now, case.attempt, trace.status.get("group", "") or task.group, task.id)
         return Revoke(case) if case.pending else Submit(case, case.attempt)
     if case.pending or (case.missing and not live and not trace.held):
         return Revoke(case)
     return None
 
 
-def poll(case: w.Case, look: w.Look, rules: Rules, now: datetime) -> list[w.Event]:
+def _tasks(case: w.Case, look: w.Look) -> tuple[list[w.Task], list[w.Task]]:
+    """All tasks with the case's label, and those that have not ended."""
+    tasks = [task for task in look.tasks or () if task.label == case.label]
+    return tasks, [task for task in tasks if task.state != "ended"]
+
+
+def poll(case: w.Case, look: w.Look, rules: Rules, now: str) -> list[w.Event]:
     """What one look proves of a submitted or running case. Order of truth: result, liveness, queue, absence."""
     trace = look.traces.get(case.label)
     if trace is None or not case.open or (case.intent and trace.claim != "begun"):
         return []
-    tasks = [task for task in look.tasks or () if task.label == case.label]
-    live = [task for task in tasks if task.state != "ended"]
+    tasks, live = _tasks(case, look)
     if trace.claim == "revoked":
         return [w.Revoked(case.key, now, case.attempt)]
     if trace.claim != "begun":
-        return _unclaimed(case, look, tasks, trace, now) if trace.claim == "none" else []
+        return _unclaimed(case, tasks, live, trace, now) if trace.claim == "none" and look.tasks is not None else []
     begun: list[w.Event] = []
     if case.status != w.RUNNING:
         task = (live or tasks)[-1].id if tasks else ""
         said = trace.status
-        begun = [
-            w.Started(case.key, now, case.attempt, said.get("group", ""), said.get("slot", ""), task,
-                      said.get("since", ""))
-        ]  # fmt: skip
+        group, slot, since = (said.get(word, "") for word in ("group", "slot", "since"))
+        begun = [w.Started(case.key, now, case.attempt, group, slot, task, since)]
     if trace.result and not trace.ending:
         return begun + _verdict(case, trace, rules, now)
     if trace.held or trace.alive:
@@ -159,11 +141,8 @@ def is_overdue(case: w.Case, look: w.Look, rules: Rules) -> bool:
     return age.isdigit() and int(age) > rules.time_limit + OVERTIME
 
 
-def _unclaimed(case: w.Case, look: w.Look, tasks: list[w.Task], trace: w.Trace, now: datetime) -> list[w.Event]:
+def _unclaimed(case: w.Case, tasks: list[w.Task], live: list[w.Task], trace: w.Trace, now: str) -> list[w.Event]:
     """Waiting in the queue or for a slot; or seen again, or without any sign of life for the first time."""
-    if look.tasks is None:
-        return []
-    live = [task for task in tasks if task.state != "ended"]
     if live or trace.held:
         if case.missing or (live and case.task != live[-1].id):
             return [w.Submitted(case.key, now, case.attempt, "", live[-1].id if live else "")]
@@ -174,9 +153,8 @@ def _unclaimed(case: w.Case, look: w.Look, tasks: list[w.Task], trace: w.Trace, 
     return shown if case.missing else [*shown, w.Missing(case.key, now, case.attempt)]
 
 
-def _verdict(case: w.Case, trace: w.Trace, rules: Rules, now: datetime) -> list[w.Event]:
-    result = trace.result
-    code = result.get("exit", "")
+def _verdict(case: w.Case, trace: w.Trace, rules: Rules, now: str) -> list[w.Event]:
+    result, code = trace.result, trace.result.get("exit", "")
     if result.get("signal"):
         return _cut_off(case, f"it was ended by {result['signal']} from outside", rules, trace, now)
     if result.get("fault"):
@@ -189,7 +167,7 @@ def _verdict(case: w.Case, trace: w.Trace, rules: Rules, now: datetime) -> list[
     return []  # a result that this suite cannot read is unknown
 
 
-def _cut_off(case: w.Case, reason: str, rules: Rules, trace: w.Trace, now: datetime) -> list[w.Event]:
+def _cut_off(case: w.Case, reason: str, rules: Rules, trace: w.Trace, now: str) -> list[w.Event]:
     """Interrupted; and failed, once it has happened too often."""
     cut: list[w.Event] = [w.Interrupted(case.key, now, case.attempt, reason)]
     if case.interruptions >= rules.interrupted:
@@ -197,7 +175,7 @@ def _cut_off(case: w.Case, reason: str, rules: Rules, trace: w.Trace, now: datet
     return cut
 
 
-def _fail(case: w.Case, trace: w.Trace, reason: str, category: str, now: datetime, code: int = -1) -> w.Failed:
+def _fail(case: w.Case, trace: w.Trace, reason: str, category: str, now: str, code: int = -1) -> w.Failed:
     return w.Failed(case.key, now, case.attempt, reason, category, "computing", code, trace.tail)
 
 
@@ -210,14 +188,12 @@ class Brought(NamedTuple):
     bytes: int
 
 
-def wanted(names: list[str], globs: tuple[str, ...]) -> list[str]:
+def wanted(names: list[str], globs: Sequence[str]) -> list[str]:
     """The names that come back: shell patterns, in which `*` matches a slash too, as in a sh `case`."""
     return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
 
 
-def fetch(
-    case: w.Case, got: Brought, globs: tuple[str, ...], tries: int, now: datetime
-) -> w.Completed | w.Failed | None:
+def fetch(case: w.Case, got: Brought, globs: Sequence[str], tries: int, now: str) -> w.Completed | w.Failed | None:
     """Completed, when every expected byte is here as the wrapper listed it; None: not all of it came, fetch again."""
     wrong = None
     if tries >= TRIES:

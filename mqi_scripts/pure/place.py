@@ -1,7 +1,6 @@
 """Where the next attempts go: the group that will start them soonest, and only a shallow queue."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from mqi_scripts import words as w
@@ -9,11 +8,11 @@ from mqi_scripts import words as w
 UNLIMITED = 1 << 10  # what a group without a limit of slots counts for
 
 
-def usable(groups: tuple[w.Group, ...], patterns: tuple[str, ...]) -> list[w.Group]:
+def usable(groups: tuple[w.Group, ...], patterns: Sequence[str]) -> list[w.Group]:
     return [group for group in groups if any(fnmatchcase(group.name, pattern) for pattern in patterns)]
 
 
-def why_none(host: str, groups: tuple[w.Group, ...], patterns: tuple[str, ...]) -> str:
+def why_none(host: str, groups: tuple[w.Group, ...], patterns: Sequence[str]) -> str:
     """Why no group takes tasks now, in a sentence with the command that helps; "" if one does."""
     ours = usable(groups, patterns)
     if not ours:
@@ -25,9 +24,7 @@ def why_none(host: str, groups: tuple[w.Group, ...], patterns: tuple[str, ...]) 
     return ""
 
 
-def choose(
-    wanting: list[str], look: w.Look, patterns: tuple[str, ...], depth: int, mine: str = "mqi1:"
-) -> list[tuple[str, w.Group]]:
+def choose(wanting: list[str], look: w.Look, patterns: Sequence[str], depth: int) -> list[tuple[str, w.Group]]:
     """A group for as many of the wanting (labels, in order of urgency) as the shallow queue takes.
 
     Least load per slot first, everybody's tasks counted; at most `depth` tasks of ours wait for each slot.
@@ -35,10 +32,8 @@ def choose(
     tasks = [task for task in look.tasks or () if task.state != "ended"]
     groups = [group for group in usable(look.groups, patterns) if group.running]
     load = {group: sum(task.group == group.name for task in tasks) for group in groups}
-    waiting = {
-        group: sum(t.group == group.name and t.state == "waiting" and t.label.startswith(mine) for t in tasks)
-        for group in groups
-    }
+    ours = [task.group for task in tasks if task.state == "waiting" and task.label.startswith("mqi1:")]
+    waiting = {group: ours.count(group.name) for group in groups}
     placed = []
     for label in wanting:
         free = [g for g in groups if waiting[g] < depth * slots(g) or load[g] < slots(g)]

@@ -1,7 +1,5 @@
 """Foreign bytes to values: the far side's answer, pueue's state, sha256sum's lists. An unknown word stays unknown."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -10,8 +8,7 @@ from typing import Any, NamedTuple
 from mqi_scripts import words as w
 
 DONE = {"Success", "Failed", "Killed", "DependencyFailed", "FailedToSpawn", "Errored"}
-WAITING = {"Queued", "Stashed", "Locked"}
-BUSY = {"Running", "Paused"}
+STATES = {"Queued": "waiting", "Stashed": "waiting", "Locked": "waiting", "Running": "running", "Paused": "running"}
 PLAIN = r"[A-Za-z0-9._-]+"  # groups whose names travel as they are
 ESCAPES = {"\\": "\\", "n": "\n", "r": "\r"}
 SUM = r"([0-9a-f]{64})  (?:\./)?([^\n]+)"
@@ -49,10 +46,14 @@ def answer(said: bytes, nonce: str) -> Answer:
 
 def root(said: Answer) -> tuple[str, w.Head] | None:
     """Which ledger owns the root, and the head it was shown last: the newest word of the session; None if nobody."""
-    words = said.named("root")[-1][0].split() if said.named("root") else []
-    if len(words) != 3 or not words[1].isdigit():  # noqa: PLR2004  # id, seq, digest
-        return None
-    return words[0], w.Head(int(words[1]), words[2])
+    match = re.fullmatch(r"(\S+) (\d+) (\S+)", (said.named("root") or [("-",)])[-1][0])
+    return (match[1], w.Head(int(match[2]), match[3])) if match else None
+
+
+def room(said: Answer) -> int:
+    """Free bytes below the root, -1 if the far side did not say."""
+    kilobytes = (said.named("room") or [("",)])[0][0]
+    return int(kilobytes) * 1024 if kilobytes.isdigit() else -1
 
 
 def look(said: Answer, engine: str, path: str) -> w.Look:
@@ -69,9 +70,8 @@ def look(said: Answer, engine: str, path: str) -> w.Look:
             tasks, groups = ENGINES[engine](text, traces)
         except Unreadable as error:
             trouble = str(error)
-    space = said.named("room")
-    free = int(space[0][0]) * 1024 if space and space[0][0:1] and space[0][0].isdigit() else -1
-    return w.Look(traces, tasks, groups, trouble, root(said), free)
+    notes = tuple(" ".join(line) for line in (*said.named("note"), *said.named("gone")))
+    return w.Look(traces, tasks, groups, trouble, root(said), notes)
 
 
 def _trace(line: tuple[str, ...]) -> w.Trace:
@@ -110,17 +110,13 @@ def _short(text: str) -> str:
 def pueue(text: str, _: object) -> tuple[tuple[w.Task, ...], tuple[w.Group, ...]]:
     """Tasks and groups of `pueue status --json`, versions 3 and 4. Raises Unreadable."""
     try:
-        state = json.loads(text, parse_constant=_refuse)
+        state = json.loads(text)
     except (ValueError, RecursionError):
         raise Unreadable(f"the queue answered what is not JSON: {_short(text)[:80]}") from None
     if not (isinstance(state, dict) and isinstance(state.get("tasks"), dict) and isinstance(state.get("groups"), dict)):
         raise Unreadable("the queue's answer has no tasks and groups")
     groups = tuple(_pueue_group(name, group) for name, group in state["groups"].items() if re.fullmatch(PLAIN, name))
     return tuple(_pueue_task(task) for task in state["tasks"].values()), groups
-
-
-def _refuse(word: str) -> None:
-    raise ValueError(word)
 
 
 def _pueue_group(name: str, group: Any) -> w.Group:
@@ -136,7 +132,7 @@ def _pueue_task(task: Any) -> w.Task:
     status = task.get("status")
     word = next(iter(status), "") if isinstance(status, dict) else status
     body = status.get(word) if isinstance(status, dict) else None
-    state = "waiting" if word in WAITING else "running" if word in BUSY else "unknown"
+    state = STATES.get(str(word), "unknown")
     if word == "Done":
         result = body.get("result") if isinstance(body, dict) and "result" in body else body
         name = next(iter(result), "") if isinstance(result, dict) else result
@@ -185,12 +181,9 @@ def write_manifest(sums: Iterable[tuple[str, str]]) -> bytes:
 
 def progress(tail: str, pattern: str) -> tuple[str, str]:
     """(percentage, last line) of a log's end. pattern: one group is a percentage, two are `done of total`."""
-    lines = [line for line in tail.split("\n") if line.strip()]
     percent = ""
     for match in re.finditer(pattern, tail) if pattern else ():
-        numbers = [float(group) for group in match.groups() if group]
-        if len(numbers) == 2 and numbers[1] > 0:  # noqa: PLR2004  # done, total
-            percent = f"{100 * numbers[0] / numbers[1]:.0f}%"
-        elif len(numbers) == 1:
-            percent = f"{numbers[0]:.0f}%"
-    return percent, lines[-1].strip()[:200] if lines else ""
+        numbers = [float(group) for group in match.groups() if group and re.fullmatch(r"[0-9]+(\.[0-9]+)?", group)]
+        done, total = [*numbers, 100.0, 0.0][:2]
+        percent = f"{100 * done / total:.0f}%" if total else ""
+    return percent, tail.strip().rpartition("\n")[2].strip()[:200]

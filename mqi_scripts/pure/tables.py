@@ -1,56 +1,51 @@
 """Cases and events as text: one sentence an event, one row a case. Nothing here reads a clock or prints."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from mqi_scripts import words as w
-from mqi_scripts.pure.codec import stamp
 
 COLUMNS = ("case_id", "case_path", "status", "progress", "pueue_group", "pueue_task_id", "submitted_at", "status_updated_at",
            "attempt", "reason", "category", "next", "priority", "host", "completed_at", "stale")  # fmt: skip
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run these
+SENTENCES: dict[type, str] = {
+    w.Found: "found, {e.files} files, {size}",
+    w.Held: "held: {reasons}",
+    w.Released: "found, {e.files} files, {size}: {e.why}",
+    w.Changed: "changed before its job began: {e.what}",
+    w.Stale: "new data after its job began (the result stays, marked stale): {e.what}",
+    w.Gone: "its source folder is gone",
+    w.Back: "its source folder is back",
+    w.Pushed: "pushed to {e.host}, every byte verified there",
+    w.Submitting: "attempt {e.attempt} is being submitted to {e.group} of {e.host}",
+    w.Submitted: "attempt {e.attempt} is in the queue, task {task} of {group}",
+    w.Missing: "attempt {e.attempt} shows no sign of life; a second look decides",
+    w.Revoked: "attempt {e.attempt} never began and is revoked; a new one follows",
+    w.Started: "attempt {e.attempt} runs on {e.group}, slot {e.slot}",
+    w.Succeeded: "attempt {e.attempt} computed; its results are still on the host",
+    w.Failed: "failed: {e.reason}{log}",
+    w.Interrupted: "attempt {e.attempt} was interrupted: {e.reason}",
+    w.Cancelled: "attempt {e.attempt} was cancelled, its job is gone",
+    w.Completed: "completed: {e.files} results, {size}, every byte verified here",
+}
+NEXT = {
+    w.HELD: "mend its folder in the inbox, the next mqi-scan looks again",
+    w.FOUND: "mqi-push",
+    w.PUSHED: "mqi-submit",
+    w.SUBMITTED: "the queue starts it, mqi-poll sees it",
+    w.RUNNING: "mqi-poll",
+    w.COMPUTED: "mqi-fetch",
+    w.FAILED: "a person reads cases/{c.key}/attempt-{c.attempt}/job.log below the root on {c.host}",
+}
 
 
-def sentence(event: w.Event, case: w.Case | None) -> str:
+def sentence(event: Any, case: w.Case | None) -> str:
     """What happened, for a person; the case by id and path."""
-    match event:
-        case w.Found(files=files, bytes=size) | w.Released(files=files, bytes=size):
-            text = f"found, {files} files, {megabytes(size)}"
-        case w.Held(reasons=reasons):
-            text = "held: " + "; ".join(reason.text for reason in reasons)
-        case w.Changed(what=what):
-            text = f"changed before its job began: {what}"
-        case w.Stale(what=what):
-            text = f"new data after its job began (the result stays, marked stale): {what}"
-        case w.Pushed(host=host):
-            text = f"pushed to {host}, every byte verified there"
-        case w.Submitting(attempt=n, host=host, group=group):
-            text = f"attempt {n} is being submitted to {group} of {host}"
-        case w.Submitted(attempt=n, group=group, task=task):
-            text = f"attempt {n} is in the queue ({group or 'group unknown'}{', task ' + task if task else ''})"
-        case w.Missing(attempt=n):
-            text = f"attempt {n} shows no sign of life; a second look decides"
-        case w.Revoked(attempt=n):
-            text = f"attempt {n} never began and is revoked; a new one follows"
-        case w.Started(attempt=n, group=group, slot=slot):
-            text = f"attempt {n} runs on {group}, slot {slot}"
-        case w.Succeeded(attempt=n):
-            text = f"attempt {n} computed; its results are still on the host"
-        case w.Failed(reason=reason, tail=tail):
-            text = f"failed: {reason}" + (f"; its log ends: {tail.splitlines()[-1]}" if tail else "")
-        case w.Interrupted(attempt=n, reason=reason):
-            text = f"attempt {n} was interrupted: {reason}"
-        case w.Completed(files=files, bytes=size):
-            text = f"completed: {files} results, {megabytes(size)}, every byte verified here"
-        case w.Gone():
-            text = "its source folder is gone"
-        case w.Back():
-            text = "its source folder is back"
-        case _:
-            text = type(event).__name__.lower()
+    text = SENTENCES.get(type(event), type(event).__name__.lower()).format(
+        e=event, size=megabytes(getattr(event, "bytes", 0)), reasons="; ".join(r.text for r in getattr(event, "reasons", ())),
+        task=getattr(event, "task", "") or "unknown", group=getattr(event, "group", "") or (case.group if case else ""),
+        log="".join(f"; its log ends: {line}" for line in getattr(event, "tail", "").splitlines()[-1:]),
+    )  # fmt: skip
     return f"{case.id} {printable(case.path)}: {text}" if case else text
 
 
@@ -65,46 +60,16 @@ def printable(text: str) -> str:
 
 def row(case: w.Case, notes: Mapping[str, Any]) -> dict[str, Any]:
     """A case under COLUMNS. notes: what the last looks left: waits and progress by key, deletable."""
-    waits, progress = notes.get("waits", {}), notes.get("progress", {})
-    reason = case.reason or waits.get(case.key, "")
-    if case.status == w.RUNNING and case.missing:
-        reason = "no sign of life in the last look"
-    return {
-        "case_id": case.id,
-        "case_path": printable(case.path),
-        "status": case.status,
-        "progress": "100%" if case.status == w.COMPLETED else progress.get(case.key, [""])[0] if case.status == w.RUNNING else "",
-        "pueue_group": case.group,
-        "pueue_task_id": case.task,
-        "submitted_at": time(case.submitted),
-        "status_updated_at": time(case.since),
-        "attempt": case.attempt,
-        "reason": reason,
-        "category": case.category,
-        "next": following(case),
-        "priority": 0,
-        "host": case.host,
-        "completed_at": time(case.completed),
-        "stale": case.stale or False,
-    }
-
-
-def following(case: w.Case) -> str:
-    """What happens next, and who does it."""
-    log = f"cases/{case.key}/attempt-{case.attempt}/job.log"
-    return {
-        w.HELD: "mend its folder in the inbox, the next mqi-scan looks again",
-        w.FOUND: "mqi-push",
-        w.PUSHED: "mqi-submit",
-        w.SUBMITTED: "mqi-submit revokes it" if case.missing or case.pending else "the queue starts it, mqi-poll sees it",
-        w.RUNNING: "mqi-poll",
-        w.COMPUTED: "mqi-fetch",
-        w.FAILED: f"a person reads {log} below the root on {case.host}",
-    }.get(case.status, "")
-
-
-def time(at: datetime | None) -> str:
-    return stamp(at) if at else ""
+    runs, reason = case.status == w.RUNNING, case.reason or notes.get("waits", {}).get(case.key, "")
+    percent = notes.get("progress", {}).get(case.key, [""])[0] if runs else ""
+    blocked = case.status == w.SUBMITTED and (case.missing or case.pending)
+    cells = (
+        case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
+        case.submitted, case.since, case.attempt, "no sign of life in the last look" if runs and case.missing else reason,
+        case.category, "mqi-submit revokes it" if blocked else NEXT.get(case.status, "").format(c=case), 0, case.host,
+        case.completed, case.stale or False,
+    )  # fmt: skip
+    return dict(zip(COLUMNS, cells, strict=True))
 
 
 def comma_separated(rows: list[dict[str, Any]]) -> str:

@@ -7,8 +7,6 @@ examples:
   mqi-check --config new.toml    a configuration before it is used
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -19,7 +17,7 @@ from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import place, readers
 from mqi_scripts.world import config, folder
-from mqi_scripts.world.host import Host
+from mqi_scripts.world.host import NOBODY, Host
 from mqi_scripts.world.ledger import Ledger
 
 Probe = tuple[str, str, int]  # what, the trouble and its fix ("" if none), exit code
@@ -38,12 +36,11 @@ def probes(site: config.Site) -> Iterator[Probe]:
     except w.Damaged as error:
         yield "ledger", str(error), error.code
         return
-    for host in site.hosts:
-        far = Host(host, site.state, state.id, state.roots.get(host.name) == host.root, book.holds)
+    for far in cli.hosts(site, book):
         try:
             yield from _host(far)
         except w.Failure as error:
-            yield f"{host.name}: session", str(error), error.code
+            yield f"{far.name}: session", str(error), error.code
 
 
 def _folders(site: config.Site) -> Iterator[Probe]:
@@ -69,7 +66,7 @@ def _folders(site: config.Site) -> Iterator[Probe]:
 
 def _host(far: Host) -> Iterator[Probe]:
     """What one session there tells. Raises Unreachable where there is none."""
-    said, here = far.check(), time.time()
+    said, here = far.session("check", [], NOBODY, judged=False), time.time()
     yield f"{far.name}: session over {far.config.transport}, host key known", "", 0
     owner = readers.root(said)
     if owner and owner[0] != far.ledger:
@@ -84,9 +81,8 @@ def _host(far: Host) -> Iterator[Probe]:
         ahead = int(text) - here
         trouble = f"its clock is {ahead:+.0f} s from ours: see chronyc or timedatectl on both" if abs(ahead) > SKEW else ""
         yield f"{far.name}: clock", trouble, 1
-    for line in said.named("room"):
-        room = int(line[0]) * 1024 if line and line[0].isdigit() else ROOM
-        yield f"{far.name}: room", f"only {room / 1e9:.1f} GB free there: make room" if room < ROOM else "", w.Disk.code
+    room = readers.room(said)
+    yield f"{far.name}: room", f"only {room / 1e9:.1f} GB free there: make room" if 0 <= room < ROOM else "", w.Disk.code
     for (text,) in said.named("version"):
         number = tuple(int(part) for part in text.split(" ")[-1].split(".") if part.isdigit())
         fix = f"hosts.{far.name}.pueue.command answers {text!r}; needed is pueue 3.4.1 or newer"
@@ -112,7 +108,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse = cli.parser("mqi-check", __doc__ or "")
     args = parse.parse_args(argv)
     return cli.boundary("mqi-check", lambda: check(args))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

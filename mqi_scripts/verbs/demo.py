@@ -8,8 +8,6 @@ examples:
   mqi-demo --folder /tmp/x    there
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -108,7 +106,7 @@ def status(config: Path) -> str:
 
 def _run(name: str, config: Path, stdout: int | None, *words: str) -> str:
     """One of our programs, as a user's shell would run it."""
-    argv = [sys.executable, "-P", "-m", f"mqi_scripts.verbs.{name}", "--config", str(config), *words]
+    argv = [sys.executable, "-P", "-m", "mqi_scripts", name, "--config", str(config), *words]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
     return subprocess.run(argv, stdout=stdout, env=env, text=True, check=False).stdout or ""  # noqa: S603
 
@@ -130,7 +128,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse.add_argument("--full", action="store_true", help="45 MB instead of 5")
     args = parse.parse_args(argv)
     return cli.boundary("mqi-demo", lambda: demo(args))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -7,8 +7,6 @@ examples:
   mqi-ledger rebuild --reason "restored"  accept a ledger that is shorter than the one seen before (a restored backup)
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -19,14 +17,15 @@ from hashlib import sha256
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec
-from mqi_scripts.world import config, lock, notes
-from mqi_scripts.world.ledger import Ledger, write_whole
+from mqi_scripts.world import config, lock, files
+from mqi_scripts.world.files import write_whole
+from mqi_scripts.world.ledger import Ledger
 
 
 def verify(book: Ledger, heads: Sequence[str]) -> int:
     """Stream every line; 65 with the first bad line, why, and what to do."""
     wanted = dict(_head(text) for text in heads)
-    shown = notes.read(os.path.join(book.folder, "health", "mqi-report.json")).get("head")
+    shown = files.read_note(os.path.join(book.folder, "health", "mqi-report.json")).get("head")
     if shown and shown[0]:
         wanted.setdefault(shown[0], shown[1])
     damaged: list[str] = []
@@ -87,7 +86,8 @@ def repair(book: Ledger, reason: str) -> int:
         sys.stdout.write("nothing to repair\n")
         return 0
     _, old, new = damaged[-1].rsplit(" ", 2)
-    book.append([w.Repaired("", datetime.now(UTC), f"repair: {reason}", old, new)], datetime.now(UTC))
+    now = codec.stamp(datetime.now(UTC))
+    book.append([w.Repaired("", now, f"repair: {reason}", old, new)], now)
     sys.stdout.write(f"kept {head.seq} lines; the damaged file stays beside; the next scripts look at the world again\n")
     return 0
 
@@ -101,7 +101,7 @@ def forget(book: Ledger) -> None:
 
 def rebuild(book: Ledger, reason: str) -> int:
     forget(book)
-    now = datetime.now(UTC)
+    now = codec.stamp(datetime.now(UTC))
     book.append([w.Repaired("", now, f"rebuild: {reason}", "", book.state().head.digest)], now)
     sys.stdout.write(f"the fold was made anew; head {book.state().head.seq}\n")
     return 0
@@ -133,7 +133,3 @@ def work(args: argparse.Namespace) -> int:
     if args.action == "verify":
         return verify(book, args.head)
     return repair(book, args.reason) if args.action == "repair" else rebuild(book, args.reason)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -5,8 +5,6 @@ examples:
   mqi-poll 3fa9c1           one of them
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from mqi_scripts import words as w
@@ -28,7 +26,7 @@ def work(run: cli.Run) -> None:
                 poll(run, host, mine)
 
 
-def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
+def poll(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
     """One look; what it proves is recorded; jobs that outlived wrapper and time limit are ended."""
     from mqi_scripts.pure import decide, place, readers  # noqa: PLC0415
 
@@ -53,6 +51,3 @@ def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
 
 
 main = cli.script("mqi-poll", __doc__ or "", work)
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -4,9 +4,8 @@ examples:
   mqi-push                  all cases that are found
   mqi-push 3fa9c1           one of them, by the beginning of its id
   mqi-push --dry-run        what would travel, and how much
+  mqi-push --accept-empty   a root that lost its mark is a new folder on purpose
 """
-
-from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
@@ -30,7 +29,7 @@ def work(run: cli.Run) -> None:
             push(run, hosts[name], cases)
 
 
-def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
+def push(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
     """Stage, copy, send, verify, publish: three sessions, whatever the number of cases."""
     import shutil  # noqa: PLC0415
 
@@ -43,34 +42,31 @@ def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     outbox = os.path.join(run.site.state, "outbox", host.name)
     shutil.rmtree(outbox, ignore_errors=True)
     os.mkdir(outbox, 0o700)
-    ready, room = [], staged.room
+    ready, total = dict[str, str](), 0  # what travels: its folder's sign by key
     for case in cases:
         with run.isolated():
-            if case.key in staged.published:
-                ready.append((case, ""))
-            elif sign := fill(run, host, case, outbox, staged._replace(room=room)):
-                ready.append((case, sign))
-                room -= case.bytes
-    total = sum(size for path, _, names in os.walk(outbox) for size in (os.path.getsize(os.path.join(path, n)) for n in names))
-    if total:
-        host.send(outbox, cli.progress(run, total, lambda: min(total, _read_by_children())))
-    same = [case for case, sign in ready if not sign or sign == look(run, case).sign]
+            if case.key not in staged.published:
+                sign, size = fill(run, host, case, outbox, staged._replace(room=staged.room - total))
+                ready, total = ready | {case.key: sign}, total + size
+    if ready:
+        host.send(outbox, cli.progress(run, total))
+    for case in [case for case in cases if case.key in ready and ready[case.key] != look(run, case).sign]:
+        run.say(f"{case.id}: its folder changed while it was copied; not published, the next mqi-scan looks again")
+        del ready[case.key]
+    same = [case for case in cases if case.key in ready or case.key in staged.published]
     done, wrong = host.publish([(case.key, case.digest) for case in same], run.book.state().head)
     run.record([w.Pushed(case.key, run.now(), host.name, case.digest) for case in same if case.key in done])
     for key, why in wrong.items():
         run.failed(w.Unreachable(f"{key[: w.ID]} on {host.name}: {why}; the next mqi-push sends what is missing"))
-    for case, _ in ready:
-        if case not in same:
-            run.say(f"{case.id}: its folder changed while it was copied; not published, the next mqi-scan looks again")
     shutil.rmtree(outbox, ignore_errors=True)
 
 
-def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) -> str:
-    """Copy into the outbox what the host lacks, hashing as it is read. The folder's sign, "" if it is not as found."""
+def fill(run: cli.Run, host: "Host", case: w.Case, outbox: str, staged: "Staged") -> tuple[str, int]:
+    """Copy into the outbox what the host lacks, hashing as it is read: the folder's sign, and how many bytes travel."""
     import shutil  # noqa: PLC0415
 
     manifest, seen = folder.manifest_of(run.site.state, case.key, case.digest), look(run, case)
-    there = staged.staged.get(case.key, {})
+    there, target = staged.staged.get(case.key, {}), os.path.join(outbox, f"{case.key}-{case.digest}")
     names = [name for name in manifest if there.get(name, -1) != seen.sizes.get(name)]
     size = sum(seen.sizes.get(name, 0) for name in names)
     if folder.free(outbox)[0] < size + RESERVE:
@@ -78,50 +74,24 @@ def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) ->
     if 0 <= staged.room < size + RESERVE:
         raise w.Disk(f"{host.name}:{host.config.root}: no room for {case.id} ({size / 1e6:.1f} MB): make room there")
     if seen.sizes.keys() != manifest.keys():
-        run.say(f"{case.id}: its folder is not as it was found; the next mqi-scan looks again")
-        return ""
-    target = os.path.join(outbox, f"{case.key}-{case.digest}")
+        raise w.Busy(f"{case.id}: its folder is not as it was found; the next mqi-scan looks again")
     with folder.opened(os.path.join(run.site.inbox, case.path)) as top:
         for name in names:
             copy = os.path.join(target, "files", name)
             os.makedirs(os.path.dirname(copy), 0o700, exist_ok=True)
             if folder.read(top, name, copy) != manifest[name]:
                 shutil.rmtree(target)
-                run.say(f"{case.id}: {name} changed since it was found; the next mqi-scan looks again")
-                return ""
+                raise w.Busy(f"{case.id}: {name} changed since it was found; the next mqi-scan looks again")
     os.makedirs(os.path.join(target, "files"), 0o700, exist_ok=True)
     shutil.copyfile(folder.manifest_file(run.site.state, case.key, case.digest), os.path.join(target, "manifest"))
-    return seen.sign
+    return seen.sign, size
 
 
 def look(run: cli.Run, case: w.Case) -> folder.Folder:
-    scan = run.site.scan
-    ignore = (*scan.ignore, scan.ready_marker) if scan.ready_marker else scan.ignore
-    limits = folder.Limits(scan.max_depth, scan.max_files, scan.max_bytes)
     try:
-        return folder.look(os.path.join(run.site.inbox, case.path), ignore, limits)
+        return folder.look_at(run.site, case.path)
     except OSError as error:
         raise w.Unreachable(f"{case.id}: its folder cannot be read now: {error.strerror}; the next mqi-scan looks again") from None
 
 
-def _read_by_children() -> int:
-    """Bytes that our running children have read: how far a copy is, for a person's eye only."""
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as file:
-            pids = file.read().split()
-        read = 0
-        for pid in pids:
-            with open(f"/proc/{pid}/io", encoding="ascii") as file:
-                read += int(file.readline().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return read
-
-
-main = cli.script(
-    "mqi-push", __doc__ or "", work,
-    lambda parse: parse.add_argument("--accept-empty-root", action="store_true", help="a root without its mark is new on purpose"),
-)  # fmt: skip
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = cli.script("mqi-push", __doc__ or "", work)

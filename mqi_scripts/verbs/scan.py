@@ -6,10 +6,8 @@ scan.quiet apart, are equal; its content is hashed then.
 examples:
   mqi-scan                              what the timer runs
   mqi-scan --jsonl | mqi-push --jsonl - the pipeline
-  mqi-scan --accept-empty-inbox         the inbox was emptied on purpose
+  mqi-scan --accept-empty               the inbox was emptied on purpose
 """
-
-from __future__ import annotations
 
 import os
 import time
@@ -19,8 +17,7 @@ from typing import Any
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec, decide, readers
-from mqi_scripts.world import folder, notes
-from mqi_scripts.world.ledger import write_whole
+from mqi_scripts.world import files, folder
 
 DAY = 86400.0
 BATCH = 100  # events that a long first scan gathers for one write
@@ -28,7 +25,7 @@ BATCH = 100  # events that a long first scan gathers for one write
 
 def work(run: cli.Run) -> None:
     site, memo_file = run.site, os.path.join(run.site.state, "cache", "scan")
-    memo, fresh = notes.read(memo_file), dict[str, Any]()
+    memo, fresh = files.read_note(memo_file), dict[str, Any]()
     try:
         paths = folder.candidates(site.inbox, site.scan.cases, site.scan.ignore)
     except OSError as error:
@@ -39,10 +36,10 @@ def work(run: cli.Run) -> None:
     settled = {path for path in paths if memo.get(path, {}).get("settled") == memo.get(path, {}).get("sign", "-")}
     if memo.keys() - set(paths) or any(path not in settled and key_of(run, path) not in cases for path in paths):
         cases = run.book.cases()
-    if not paths and any(not case.gone for case in cases.values()) and not run.args.accept_empty_inbox:
+    if not paths and any(not case.gone for case in cases.values()) and not run.args.accept_empty:
         raise w.Unreachable(
             f"the inbox {site.inbox} is empty, and it was not: a lost mount? Nothing was recorded. Mount it; if it was emptied "
-            "on purpose: mqi-scan --accept-empty-inbox"
+            "on purpose: mqi-scan --accept-empty"
         )
     twins: dict[str, str] = {}
     events: list[w.Event] = []
@@ -57,7 +54,7 @@ def work(run: cli.Run) -> None:
     events += [event for case in gone if (event := decide.scan(case.key, case, None, "", run.now()))]
     run.record(events)
     if not run.args.dry_run:
-        notes.write(memo_file, fresh)
+        files.write_note(memo_file, fresh)
     run.note["arriving"] = [path for path, entry in fresh.items() if entry.get("arriving")]
 
 
@@ -72,8 +69,8 @@ def judge(
     """The scan's memory of one folder, and what there is to record of it."""
     key = key_of(run, path)
     case = cases.get(key)
-    old = case and case.completed and (run.now() - case.completed).total_seconds() > run.site.scan.watch
-    if old and time.time() - memo.get("watched", 0.0) < DAY:
+    age = time.time() - datetime.fromisoformat(case.completed).timestamp() if case and case.completed else 0
+    if age > run.site.scan.watch and time.time() - memo.get("watched", 0.0) < DAY:
         return memo, None
     entry, sight = look(run, path, key, memo, case)
     if sight is None or (not case and entry.get("settled") == entry["sign"]):
@@ -94,12 +91,9 @@ def look(
     scan, top = run.site.scan, os.path.join(run.site.inbox, path)
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot = file.read().strip()
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    ignore = (*scan.ignore, scan.ready_marker) if scan.ready_marker else scan.ignore
-    limits = folder.Limits(scan.max_depth, scan.max_files, scan.max_bytes)
-    old = memo if memo.get("boot") == boot else {}
+    now, old = time.clock_gettime(time.CLOCK_BOOTTIME), memo if memo.get("boot") == boot else {}
     try:
-        seen = folder.look(top, ignore, limits)
+        seen = folder.look_at(run.site, path)
     except PermissionError as error:
         text = f"it cannot be read: {error.strerror} (chmod, or the account that runs mqi-scan)"
         seen = folder.Folder({}, "unreadable", 0, (w.Reason("unreadable", "", text),))
@@ -111,15 +105,14 @@ def look(
     entry = {"sign": seen.sign, "boot": boot, "since": same.get("since", now), "first": old.get("first", now),
              "digest": same.get("digest", ""), "settled": same.get("settled", ""), "watched": time.time()}  # fmt: skip
     reasons = seen.reasons or fault(path, seen, scan.not_before)
-    if not quiet(run, path, now - entry["since"]) or not (seen.sizes or reasons):
+    if not is_ready(top, scan.ready_marker) or now - entry["since"] < scan.quiet or not (seen.sizes or reasons):
         entry["arriving"] = True
         if case or now - entry["first"] < scan.arriving_limit:
             return entry, None
         reasons = (w.Reason("arriving", "", "it has been arriving for longer than scan.arriving_limit"),)
     if not reasons and not entry["digest"]:
         try:
-            sums = folder.sums(top, sorted(seen.sizes))
-            again = folder.look(top, ignore, limits)
+            sums, again = folder.sums(top, sorted(seen.sizes)), folder.look_at(run.site, path)
         except OSError:
             return entry, None
         if again.sign != seen.sign:
@@ -127,24 +120,22 @@ def look(
         listed = readers.write_manifest(sums.items())
         entry["digest"] = codec.sha256(listed)
         if not run.args.dry_run:
-            write_whole(folder.manifest_file(run.site.state, key, entry["digest"]), listed)
+            files.write_whole(folder.manifest_file(run.site.state, key, entry["digest"]), listed)
     digest = "" if reasons else entry["digest"]
     what = difference(run.site.state, case, digest) if case and digest not in ("", case.digest) else ""
     return entry, decide.Sight(path, reasons, digest, len(seen.sizes), seen.bytes, what)
 
 
-def quiet(run: cli.Run, path: str, unchanged: float) -> bool:
-    marker, top = run.site.scan.ready_marker, os.path.join(run.site.inbox, path)
-    ready = not marker or any(os.path.lexists(os.path.join(at, marker)) for at in (top, os.path.dirname(top)))
-    return ready and unchanged >= run.site.scan.quiet
+def is_ready(top: str, marker: str) -> bool:
+    return not marker or any(os.path.lexists(os.path.join(at, marker)) for at in (top, os.path.dirname(top)))
 
 
-def fault(path: str, seen: folder.Folder, not_before: datetime | None) -> tuple[w.Reason, ...]:
+def fault(path: str, seen: folder.Folder, not_before: str) -> tuple[w.Reason, ...]:
     """What is wrong with the case as a whole."""
     if not path.isprintable():
         return (w.Reason("name", "", "its own name cannot be printed: rename the folder"),)
-    if not_before and seen.sizes and datetime.fromtimestamp(seen.newest, UTC) < not_before:
-        return (w.Reason("before start", "", f"its newest file is older than {not_before:%Y-%m-%d} (scan.not_before)"),)
+    if seen.sizes and f"{datetime.fromtimestamp(seen.newest, UTC):%Y-%m-%d}" < not_before:
+        return (w.Reason("before start", "", f"its newest file is older than {not_before} (scan.not_before)"),)
     return ()
 
 
@@ -159,10 +150,4 @@ def difference(state: str, case: w.Case, digest: str) -> str:
     return ", ".join(f"{len(names)} {word} ({', '.join(sorted(names)[:2])})" for word, names in parts if names)
 
 
-main = cli.script(
-    "mqi-scan", __doc__ or "", work,
-    lambda parse: parse.add_argument("--accept-empty-inbox", action="store_true", help="the inbox is empty on purpose"),
-)  # fmt: skip
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+main = cli.script("mqi-scan", __doc__ or "", work)

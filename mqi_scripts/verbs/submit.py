@@ -5,8 +5,6 @@ examples:
   mqi-submit --dry-run      where they would go
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from mqi_scripts import words as w
@@ -26,7 +24,7 @@ def work(run: cli.Run) -> None:
                 submit(run, host, mine)
 
 
-def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
+def submit(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
     """Look, decide, write down the intents, act once, look again and record what is there: two sessions."""
     from mqi_scripts.pure import decide, place  # noqa: PLC0415
     from mqi_scripts.world.host import Add  # noqa: PLC0415
@@ -66,7 +64,7 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     _complain(run, host, look)
 
 
-def _complain(run: cli.Run, host: Host, look: w.Look) -> None:
+def _complain(run: cli.Run, host: "Host", look: w.Look) -> None:
     for note in look.notes:
         run.say(f"{host.name}: {note}")
     if look.trouble:
@@ -74,6 +72,3 @@ def _complain(run: cli.Run, host: Host, look: w.Look) -> None:
 
 
 main = cli.script("mqi-submit", __doc__ or "", work)
-
-if __name__ == "__main__":
-    raise SystemExit(main())

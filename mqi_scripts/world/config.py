@@ -3,77 +3,37 @@
 The schema is the only place where defaults stand. What was checked once is kept beside the ledger, and not checked again.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mqi_scripts.words import Configuration
-from mqi_scripts.world import notes
+from mqi_scripts.world import files
 
 DEFAULT = "/etc/mqi/mqi.toml"
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
-
-class Scan(NamedTuple):
-    cases: str
-    profile: str
-    quiet: float
-    ready_marker: str
-    ignore: tuple[str, ...]
-    not_before: datetime | None
-    watch: float
-    arriving_limit: float
-    max_depth: int
-    max_files: int
-    max_bytes: int
-
-
-class Job(NamedTuple):
-    command: str
-    results: tuple[str, ...]
-    time_limit: float
-    progress: str
-    version_command: str
-
-
-class Retry(NamedTuple):
-    interrupted: int
-
-
-class HostConfig(NamedTuple):
-    name: str
-    transport: str
-    address: str
-    port: int
-    ssh_config: str
-    identity: str
-    known_hosts: str
-    root: str
-    transfer: str
-    engine: str
-    groups: tuple[str, ...]
-    queue_depth: int
-    keep: float
-    timeout: float
-    pueue: Mapping[str, str]
-    devices: Mapping[str, tuple[str, ...]]
-    direct: Mapping[str, int]
-
-
-class Site(NamedTuple):
-    name: str
-    inbox: str
-    results: str
-    state: str
-    scan: Scan
-    job: Job
-    retry: Retry
-    hosts: tuple[HostConfig, ...]
+# The tables as values, durations in seconds; what each key means stands in the schema.
+Scan = NamedTuple("Scan", [
+    ("cases", str), ("profile", str), ("quiet", float), ("ready_marker", str), ("ignore", Sequence[str]), ("not_before", str),
+    ("watch", float), ("arriving_limit", float), ("max_depth", int), ("max_files", int), ("max_bytes", int),
+])  # fmt: skip
+Job = NamedTuple("Job", [
+    ("command", str), ("results", Sequence[str]), ("time_limit", float), ("progress", str), ("version_command", str),
+])  # fmt: skip
+Retry = NamedTuple("Retry", [("interrupted", int)])
+HostConfig = NamedTuple("HostConfig", [
+    ("name", str), ("transport", str), ("address", str), ("port", int), ("ssh_config", str), ("identity", str),
+    ("known_hosts", str), ("root", str), ("transfer", str), ("engine", str), ("groups", Sequence[str]), ("queue_depth", int),
+    ("keep", float), ("timeout", float), ("pueue", Mapping[str, str]), ("devices", Mapping[str, Sequence[str]]),
+    ("direct", Mapping[str, int]),
+])  # fmt: skip
+Site = NamedTuple("Site", [
+    ("name", str), ("inbox", str), ("results", str), ("state", str), ("scan", Scan), ("job", Job), ("retry", Retry),
+    ("hosts", tuple[HostConfig, ...]),
+])  # fmt: skip
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Site:
@@ -86,19 +46,17 @@ def load(path: str | None, environ: Mapping[str, str]) -> Site:
         raise Configuration(f"{path}: {error}: name another with --config FILE or $MQI_CONFIG, or try mqi-demo") from None
     with open(schema_file("config"), encoding="utf-8") as file:
         schema = file.read()
-    cache = notes.read(_cache(text))
+    guess = re.search(r'^state *= *"(.*)"', text, re.MULTILINE)  # it costs nothing: the text itself is compared
+    cache = files.read_note(os.path.join(guess[1], "cache", "config") if guess else "")
     if cache.get("made_of") != [schema, text]:
         cache = {"made_of": [schema, text], "tables": _checked(path, text, json.loads(schema))}
         place = os.path.join(cache["tables"]["site"]["state"], "cache")
         if os.path.isdir(place):
-            notes.write(os.path.join(place, "config"), cache)
-    return _site(cache["tables"])
-
-
-def _cache(text: str) -> str:
-    """Where the checked tables of this text would lie. A guess costs nothing: the text itself is compared."""
-    line = next((line for line in text.splitlines() if line.startswith("state")), "")
-    return os.path.join((line.split('"') + [""])[1], "cache", "config") if '"' in line else ""
+            files.write_note(os.path.join(place, "config"), cache)
+    tables = cache["tables"]
+    hosts = tuple(HostConfig(name=name, **host) for name, host in tables["hosts"].items())
+    scan, job, retry = Scan(**tables["scan"]), Job(**tables["job"]), Retry(**tables["retry"])
+    return Site(**tables["site"], scan=scan, job=job, retry=retry, hosts=hosts)
 
 
 def schema_file(name: str) -> str:
@@ -106,18 +64,6 @@ def schema_file(name: str) -> str:
     package = os.path.dirname(os.path.dirname(__file__))
     inside = os.path.join(package, "schemas", f"{name}.schema.json")
     return inside if os.path.exists(inside) else os.path.join(os.path.dirname(package), "schemas", f"{name}.schema.json")
-
-
-def _site(tables: dict[str, Any]) -> Site:
-    scan, job, hosts = tables["scan"], tables["job"], tables["hosts"]
-    start = datetime.fromisoformat(scan["not_before"]).replace(tzinfo=UTC) if scan["not_before"] else None
-    return Site(
-        **tables["site"],
-        scan=Scan(**{**scan, "not_before": start, "ignore": tuple(scan["ignore"])}),
-        job=Job(**{**job, "results": tuple(job["results"])}),
-        retry=Retry(**tables["retry"]),
-        hosts=tuple(HostConfig(name=name, **{**host, "groups": tuple(host["groups"])}) for name, host in hosts.items()),
-    )
 
 
 def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,27 +1,20 @@
 """Folders of strangers: walked by descriptors, regular files only, nothing followed; read, hashed, copied."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from mqi_scripts.words import Damaged, Disk, Reason
+from mqi_scripts.world.config import Site
 
 NAME = rb"[A-Za-z0-9_][A-Za-z0-9 ._:+=@,()-]*"
 LONGEST = 200  # bytes of a name
 READ = 1 << 20
 KINDS = ((stat.S_ISLNK, "symlink"), (stat.S_ISFIFO, "FIFO"), (stat.S_ISSOCK, "socket"), (stat.S_ISDIR, "folder"))
-
-
-class Limits(NamedTuple):
-    depth: int
-    files: int
-    bytes: int
 
 
 class Folder(NamedTuple):
@@ -44,31 +37,32 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
 
 def candidates(top: str, pattern: str, ignore: Sequence[str]) -> list[str]:
     """Paths below top that match the pattern part by part, like a shell's; folders, and links that pose as some."""
-    paths = [""]
+    found = {"": True}
     for part in pattern.strip("/").split("/"):
-        found = []
+        paths, found = [path for path, real in found.items() if real], {}
         for path in paths:
             with os.scandir(os.path.join(top, path)) as entries:
                 for entry in entries:
                     hidden = entry.name.startswith(".") and not part.startswith(".")
-                    if fnmatchcase(entry.name, part) and not hidden and not is_ignored(entry.name, ignore):
-                        found.append((os.path.join(path, entry.name), entry.is_dir(follow_symlinks=False), entry.is_dir()))
-        paths = [path for path, real, _ in found if real]
-    return sorted(path for path, _, folder in found if folder)
+                    if fnmatchcase(entry.name, part) and not hidden and not is_ignored(entry.name, ignore) and entry.is_dir():
+                        found[os.path.join(path, entry.name)] = not entry.is_symlink()
+    return sorted(found)
 
 
 @contextmanager
-def opened(path: str) -> Iterator[int]:
+def opened(path: str, above: int | None = None) -> Iterator[int]:
     """The folder's descriptor; a link is not followed (OSError)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
         yield fd
     finally:
         os.close(fd)
 
 
-def look(path: str, ignore: Sequence[str], limits: Limits) -> Folder:
-    """Walk the folder. Raises OSError where it cannot be read."""
+def look_at(site: Site, case: str) -> Folder:
+    """Walk a case's folder in the inbox. Raises OSError where it cannot be read."""
+    path, limits = os.path.join(site.inbox, case), site.scan
+    ignore = [*limits.ignore, *filter(None, [limits.ready_marker])]
     if os.path.islink(path):
         return Folder({}, "link", 0, (Reason("symlink", "", "the case folder is a symlink"),))
     sizes: dict[str, int] = {}
@@ -76,18 +70,18 @@ def look(path: str, ignore: Sequence[str], limits: Limits) -> Folder:
     seen: list[str] = []
     newest = 0.0
     with opened(path) as top:
-        for name, info, kept in _walk(top, "", ignore, limits.depth):
+        for name, info, kept in _walk(top, "", ignore, limits.max_depth):
             seen.append(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ctime_ns}\0{info.st_mode}\0{info.st_nlink}")
             newest = max(newest, info.st_mtime)
-            if kept and (fault := _fault(name, info, limits.depth)):
+            if kept and (fault := _fault(name, info, limits.max_depth)):
                 reasons.append(fault)
             elif kept:
                 sizes[name] = info.st_size
-            if len(seen) > limits.files:
-                reasons.append(Reason("too many", "", f"more than {limits.files} files (scan.max_files)"))
+            if len(seen) > limits.max_files:
+                reasons.append(Reason("too many", "", f"more than {limits.max_files} files (scan.max_files)"))
                 break
-    if sum(sizes.values()) > limits.bytes:
-        reasons.append(Reason("too large", "", f"more than {limits.bytes} bytes (scan.max_bytes)"))
+    if sum(sizes.values()) > limits.max_bytes:
+        reasons.append(Reason("too large", "", f"more than {limits.max_bytes} bytes (scan.max_bytes)"))
     from hashlib import sha256  # noqa: PLC0415
 
     sign = sha256("\n".join(sorted(seen)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
@@ -101,11 +95,8 @@ def _walk(fd: int, above: str, ignore: Sequence[str], deep: int) -> Iterator[tup
             name, info = above + entry.name, entry.stat(follow_symlinks=False)
             kept = not is_ignored(entry.name, ignore)
             if stat.S_ISDIR(info.st_mode) and deep > 1 and kept and not _fault(name, info, 1 << 10, folder=True):
-                below = os.open(entry.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-                try:
+                with opened(entry.name, fd) as below:
                     yield from _walk(below, name + "/", ignore, deep - 1)
-                finally:
-                    os.close(below)
             else:
                 yield name, info, kept
 
@@ -130,15 +121,10 @@ def read(top: int, name: str, target: str = "") -> str:
     from hashlib import sha256  # noqa: PLC0415
 
     *folders, last = name.split("/")
-    above = os.dup(top)
-    try:
-        for folder in folders:
-            below = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-            os.close(above)
-            above = below
-        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=above)
-    finally:
-        os.close(above)
+    with ExitStack() as above:
+        for part in folders:
+            top = above.enter_context(opened(part, top))
+        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top)
     digest = sha256()
     with os.fdopen(fd, "rb", buffering=0) as source:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -4,12 +4,10 @@ Files: ledger-<year>.jsonl (the chain goes on across years), ledger.lock (never 
 cache/fold (what the fold gave: open cases, then closed ones, which are read only where they matter; deletable).
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -17,8 +15,9 @@ from mqi_scripts import words as w
 from mqi_scripts.pure import codec
 from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.world import lock
+from mqi_scripts.world.files import sync_folder, write_whole
 
-FOLD = 1  # goes up when the meaning of the cached fold changes
+FOLD = 2  # goes up when the meaning of the cached fold changes
 BEHIND = 1000  # lines that a reader folds before it, too, keeps the fold
 
 
@@ -52,9 +51,8 @@ class Ledger:
             self._closed = {}
             return nothing()
         with lock.held(self._path("ledger.lock"), 30, shared=True):
-            before = self._state.head.seq if self._state else 0
             state = self._catch_up()
-            if state.head.seq - max(before, self._kept) > BEHIND:
+            if state.head.seq - self._kept > BEHIND:
                 self._keep(state)
             return state
 
@@ -65,8 +63,17 @@ class Ledger:
         self.state()
         return self._load_closed()
 
+    def case(self, key: str) -> w.Case | None:
+        """The case of that key; closed ones are read only if it is not open."""
+        return self.state().open.get(key) or self.closed().get(key)
+
     def cases(self) -> dict[str, w.Case]:
         return {**self.closed(), **self.state().open}
+
+    def readable(self) -> tuple[dict[str, w.Case], w.Head]:
+        """The cases of a damaged ledger, as far as the last call of state() came, and the line it came to."""
+        state = self._state or nothing()
+        return {**(self._closed or {}), **state.open}, state.head
 
     def files(self) -> list[str]:
         names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
@@ -96,7 +103,7 @@ class Ledger:
                         return bool(json.loads(text)["seq"] == head.seq)
         return False
 
-    def append(self, events: Sequence[w.Event], now: datetime) -> list[w.Event]:
+    def append(self, events: Sequence[w.Event], now: str) -> list[w.Event]:
         """Store what can follow, fsynced, and return it; what cannot (the world moved) lands in `refused`.
 
         One lock: catch up, evolve, one write, count compared, fsync. A new ledger gets its first line, even for no events.
@@ -109,7 +116,7 @@ class Ledger:
             self._set_torn_aside()
             state = self._catch_up()
             stored, text, head = list[w.Event](), b"", state.head
-            name = f"ledger-{max(f'{now:%Y}', state.file[7:11])}.jsonl"
+            name = f"ledger-{max(now[:4], state.file[7:11])}.jsonl"
             self._state = None  # until the lines are on the disk nothing of it is true
             opening: list[w.Event] = [] if state.id else [w.Opened("", now, os.urandom(8).hex())]
             for event in [*opening, *events]:
@@ -148,6 +155,7 @@ class Ledger:
     def _catch_up(self) -> State:
         """The fold of what is there now. The caller holds the lock, shared or not."""
         state, files = self._state or self._load(), self.files()
+        self._state = state
         if state.file and (state.file not in files or os.path.getsize(self._path(state.file)) < state.size):
             raise w.Damaged(
                 f"{self._path(state.file)} ends before line {state.head.seq}, which was seen there: its tail is cut, or it is an "
@@ -156,10 +164,9 @@ class Ledger:
         for name in files[files.index(state.file) if state.file else 0 :]:
             for record, head, size in self._lines(name, state.size if name == state.file else 0, state.head):
                 try:
-                    state = self._fold(state, codec.from_dict(record))._replace(head=head, file=name, size=size)
+                    self._state = state = self._fold(state, codec.from_dict(record))._replace(head=head, file=name, size=size)
                 except (KeyError, TypeError, ValueError, w.Illegal) as error:
                     raise w.Damaged(f"line {head.seq} of the ledger tells what cannot be: {error!r}") from error
-        self._state = state
         return state
 
     def _fold(self, state: State, event: w.Event) -> State:
@@ -170,57 +177,49 @@ class Ledger:
         elif not isinstance(event, w.Repaired):
             old = state.open.get(event.case) or self._load_closed().get(event.case)
             case = evolve(old, event)
-            for cases in (state.open, self._load_closed()) if old and old.status in w.CLOSED else (state.open,):
-                cases.pop(case.key, None)
+            if not old or (old.status in w.CLOSED) != (case.status in w.CLOSED):
+                for cases in (state.open, self._load_closed()):
+                    cases.pop(case.key, None)
             (self._load_closed() if case.status in w.CLOSED else state.open)[case.key] = case
         return state
 
     def _load(self) -> State:
         """The cached fold, if it still stands on the line that it ends with; else nothing folded yet."""
-        self._closed = None
+        self._closed = {}
         try:
-            kept = self._cached(0)
+            # stays open: its second line must be of the same moment as the first, although others replace the file
+            self._cache = open(self._path("cache", "fold"), "rb")  # noqa: SIM115
+            kept = _checked(self._cache.readline())
             path, head = self._path(kept["file"]), w.Head(*kept["head"])
             end = f'"{head.digest}"}}\n'.encode()
             with open(path, "rb") as file:
                 file.seek(kept["size"] - len(end))
                 if file.read(len(end)) != end and os.path.getsize(path) >= kept["size"]:
                     raise ValueError("the cache belongs to another ledger")
-            self._kept = head.seq
-            cases = {values[0]: codec.case_from_list(values) for values in kept["cases"]}
-            return State(kept["id"], head, kept["file"], kept["size"], kept["roots"], cases)
+            state = State(kept["id"], head, kept["file"], kept["size"], kept["roots"], _cases(kept))
         except (OSError, ValueError, KeyError, TypeError, IndexError):
-            self._closed = {}
             return nothing()
+        self._kept, self._closed = head.seq, None
+        return state
 
     def _load_closed(self) -> dict[str, w.Case]:
         if self._closed is None:
             try:
-                self._closed = {values[0]: codec.case_from_list(values) for values in self._cached(1)["cases"]}
+                self._closed = _cases(_checked(self._cache.readline()))
             except (OSError, ValueError, KeyError, TypeError, IndexError):
                 raise w.Damaged(f"{self._path('cache', 'fold')} is damaged: delete it, nothing is lost, and run it again") from None
         return self._closed
 
-    def _cached(self, part: int) -> dict[str, Any]:
-        """Part 0: head and open cases; part 1: closed ones. Each line of the cache begins with its checksum."""
-        with open(self._path("cache", "fold"), "rb") as file:
-            for _ in range(part):
-                file.readline()
-            check, _, body = file.readline().partition(b" ")
-        kept: dict[str, Any] = json.loads(body)
-        if crc32(body) != int(check) or kept["fold"] != FOLD:
-            raise ValueError("not a fold of this version")
-        return kept
-
     def _keep(self, state: State) -> None:
-        """Write the fold beside the ledger, which does not need it."""
+        """Write the fold beside the ledger, which does not need it: a full disk stops nobody here."""
         parts: list[dict[str, Any]] = [{**state._asdict(), "open": 0, "cases": state.open}, {"cases": self._load_closed()}]
         text = b""
         for part in parts:
-            part["cases"] = [codec.case_to_list(case) for case in part["cases"].values()]
+            part["cases"] = list(part["cases"].values())
             body = json.dumps({**part, "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
             text += b"%d %b" % (crc32(body), body)
-        write_whole(self._path("cache", "fold"), text)
+        with suppress(w.Disk):
+            write_whole(self._path("cache", "fold"), text)
         self._kept = state.head.seq
 
     def _set_torn_aside(self) -> None:
@@ -240,6 +239,19 @@ class Ledger:
 
     def _path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
+
+
+def _checked(line: bytes) -> dict[str, Any]:
+    """A line of the cached fold, which begins with its checksum."""
+    check, _, body = line.partition(b" ")
+    kept: dict[str, Any] = json.loads(body)
+    if crc32(body) != int(check) or kept["fold"] != FOLD:
+        raise ValueError("not a fold of this version")
+    return kept
+
+
+def _cases(kept: dict[str, Any]) -> dict[str, w.Case]:
+    return {values[0]: codec.case_from_list(values) for values in kept["cases"]}
 
 
 def _write(path: str, text: bytes, good: int) -> int:
@@ -265,26 +277,3 @@ def prepare(folder: str) -> None:
     for name in ("cache", "health", "manifests", "outbox", "inbound"):
         if not os.path.isdir(path := os.path.join(folder, name)):
             os.makedirs(path, 0o700, exist_ok=True)
-
-
-def write_whole(path: str, text: bytes) -> None:
-    """Beside, fsync, rename: a reader sees the old or the new whole. Raises Disk."""
-    beside = f"{path}.{os.getpid()}.new"
-    try:
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(beside, path)
-    except OSError as error:
-        if os.path.exists(beside):
-            os.unlink(beside)
-        raise w.Disk(f"{path}: {error}: make room there and run it again") from error
-
-
-def sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

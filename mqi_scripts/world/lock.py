@@ -1,7 +1,5 @@
 """flock with a deadline. A lock file is never deleted and no child inherits it; the dead hold none."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import time

@@ -1,19 +1,17 @@
 """The one bounded runner of processes: a deadline, limits for what they say, and nobody of their group left over."""
 
-from __future__ import annotations
-
-import contextlib
 import os
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 GRACE = 2.0  # seconds between TERM and KILL
 DRAIN = 0.3  # seconds for what a dead child's pipe still holds, when somebody else keeps the pipe open
 CHUNK = 1 << 16
+MOST_ERR = 1 << 16  # bytes of stderr that are kept
 
 
 class Ran(NamedTuple):
@@ -27,45 +25,41 @@ class Ran(NamedTuple):
 
 def run(
     argv: Sequence[str], *, seconds: float, stdin: bytes | int = b"", stdout: int | None = None, most: int = 16 << 20,
-    most_err: int = 1 << 16, env: Mapping[str, str] | None = None, on_tick: Callable[[], None] | None = None,
+    on_tick: Callable[[int], object] | None = None,
 ) -> Ran:  # fmt: skip
     """Run to its end or to a limit; stdin is ours or a descriptor, stdout is collected or goes to a descriptor.
 
-    The whole process group gets TERM, then KILL, at the deadline (monotonic clock) and on any exception. Raises OSError.
+    The whole process group gets TERM, then KILL, at the deadline (monotonic clock) and on any exception. on_tick is called
+    with the child's pid now and then. Raises OSError.
     """
-    give = stdin if isinstance(stdin, int) else subprocess.PIPE
-    child = subprocess.Popen(  # noqa: S603  # an argument tuple, no shell
-        argv, stdin=give, stdout=subprocess.PIPE if stdout is None else stdout, stderr=subprocess.PIPE, env=env,
-        start_new_session=True, close_fds=True, bufsize=0,
-    )  # fmt: skip
-    said: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
+    with open(os.memfd_create("stdin"), "w+b", buffering=0) as ours:  # a file, not a pipe: nobody has to feed it
+        if isinstance(stdin, bytes):
+            ours.write(stdin)
+            ours.seek(0)
+        child = subprocess.Popen(  # noqa: S603  # an argument tuple, no shell
+            argv, stdin=ours if isinstance(stdin, bytes) else stdin, stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.PIPE, start_new_session=True, bufsize=0,
+        )  # fmt: skip
+    out, err = bytearray(), bytearray()
     try:
-        text = stdin if isinstance(stdin, bytes) else b""
-        ended = _talk(child, text, said, time.monotonic() + seconds, (most, most_err), on_tick)
+        ended = _listen(child, out, err, time.monotonic() + seconds, most, on_tick)
     finally:
         _end_group(child)
-        for pipe in (child.stdin, child.stdout, child.stderr):
-            if pipe:
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
-    return Ran(child.returncode, bytes(said["out"]), bytes(said["err"]), ended)
+        for pipe in filter(None, (child.stdout, child.stderr)):
+            pipe.close()
+    return Ran(child.returncode, bytes(out), bytes(err), ended)
 
 
-def _talk(
-    child: subprocess.Popen[bytes], text: bytes, said: dict[str, bytearray], deadline: float, most: tuple[int, int],
-    on_tick: Callable[[], None] | None,
+def _listen(
+    child: subprocess.Popen[bytes], out: bytearray, err: bytearray, deadline: float, most: int,
+    on_tick: Callable[[int], object] | None,
 ) -> str:  # fmt: skip
-    """Feed stdin and collect output in one loop. Returns why it was ended, "" if it ended by itself."""
+    """Collect what it says until it has ended. Returns why it must be ended, "" if it ended by itself."""
     gone = 0.0
     with selectors.DefaultSelector() as pipes:
-        for pipe, name in ((child.stdout, "out"), (child.stderr, "err")):
+        for pipe, kept, limit in ((child.stdout, out, most), (child.stderr, err, MOST_ERR)):
             if pipe:
-                os.set_blocking(pipe.fileno(), False)
-                pipes.register(pipe, selectors.EVENT_READ, name)
-        if child.stdin:
-            os.set_blocking(child.stdin.fileno(), False)
-            pipes.register(child.stdin, selectors.EVENT_WRITE, "in")
-        rest = memoryview(text)
+                pipes.register(pipe, selectors.EVENT_READ, (kept, limit))
         while True:
             now = time.monotonic()
             if child.poll() is not None:
@@ -75,56 +69,34 @@ def _talk(
             if now >= deadline:
                 return "deadline"
             if on_tick:
-                on_tick()
+                on_tick(child.pid)
             for key, _ in pipes.select(min(0.2 if pipes.get_map() and not gone else 0.02, deadline - now)):
-                if key.data == "in" and child.stdin:
-                    rest = _feed(pipes, child.stdin, rest)
-                elif not _hear(pipes, key, said, most):
+                piece, (kept, limit) = os.read(key.fd, CHUNK), key.data
+                kept += piece[: limit - len(kept)]
+                if not piece:
+                    pipes.unregister(key.fileobj)
+                elif len(kept) == limit and kept is out:
                     return "stdout limit"
-
-
-def _feed(pipes: selectors.BaseSelector, pipe: IO[bytes], rest: memoryview) -> memoryview:
-    try:
-        rest = rest[os.write(pipe.fileno(), rest[:CHUNK]) :]
-    except BrokenPipeError:
-        rest = rest[:0]
-    except BlockingIOError:
-        return rest
-    if not rest:
-        pipes.unregister(pipe)
-        with contextlib.suppress(BrokenPipeError):
-            pipe.close()
-    return rest
-
-
-def _hear(pipes: selectors.BaseSelector, key: selectors.SelectorKey, said: dict[str, bytearray], most: tuple[int, int]) -> bool:
-    """Collect a piece; False when stdout says more than it may. stderr is cut, which ends nobody."""
-    piece = os.read(key.fd, CHUNK)
-    if not piece:
-        pipes.unregister(key.fileobj)
-    kept, limit = said[key.data], most[key.data == "err"]
-    kept += piece[: max(limit - len(kept), 0)]
-    return key.data == "err" or len(kept) < limit
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
     """TERM, grace, KILL for the child's whole group; the child is reaped."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(child.pid, number)
-        except (ProcessLookupError, PermissionError):
-            break
         until = time.monotonic() + GRACE
-        while number == signal.SIGTERM and time.monotonic() < until and _lives(child):
+        lives = _signal(child, number)
+        while lives and number == signal.SIGTERM and time.monotonic() < until:
             time.sleep(0.01)
+            lives = _signal(child, 0)
+        if not lives:
+            break
     child.wait()
 
 
-def _lives(child: subprocess.Popen[bytes]) -> bool:
-    """Somebody of the group is left, the child itself, once it is reaped, not counted."""
+def _signal(child: subprocess.Popen[bytes], number: int) -> bool:
+    """False if nobody of the group is left; the child itself is reaped here."""
     child.poll()
     try:
-        os.killpg(child.pid, 0)
+        os.killpg(child.pid, number)
     except (ProcessLookupError, PermissionError):
         return False
     return True

@@ -168,32 +168,16 @@ Task = NamedTuple("Task", [("id", str), ("label", str), ("group", str), ("state"
 Group = NamedTuple("Group", [("name", str), ("slots", int), ("running", bool)])
 
 
-class Trace(NamedTuple):
-    """An attempt's folder. claim: none, begun, revoked or strange. held: the case's lock is held.
-
-    alive: a process of the recorded group lives under the same boot id. status, result: the wrapper's words.
-    ending: why somebody ended the job, "" if nobody did. tail: the end of job.log.
-    """
-
-    folder: bool
-    claim: str
-    held: bool
-    alive: bool
-    status: Mapping[str, str]
-    result: Mapping[str, str]
-    ending: str
-    tail: str
-
-
-class Look(NamedTuple):
-    """One look at a host. tasks None: the queue did not say (trouble tells why), so all tasks are unknown.
-
-    root: (ledger id, head it was shown last), None if the root is new. traces by label: complete for what was asked.
-    """
-
-    traces: Mapping[str, Trace]
-    tasks: tuple[Task, ...] | None
-    groups: tuple[Group, ...]
-    trouble: str
-    root: tuple[str, Head] | None
-    notes: tuple[str, ...] = ()
+# An attempt's folder. claim: none, begun, revoked or strange. held: the case's lock is held. alive: a process of the recorded
+# group lives under the same boot id. status, result: the wrapper's words. ending: why somebody ended the job, "" if nobody
+# did. tail: the end of job.log.
+Trace = NamedTuple("Trace", [
+    ("folder", bool), ("claim", str), ("held", bool), ("alive", bool), ("status", Mapping[str, str]),
+    ("result", Mapping[str, str]), ("ending", str), ("tail", str),
+])  # fmt: skip
+# One look at a host. traces by label: complete for what was asked. tasks None: the queue did not say (trouble tells why), so
+# all tasks are unknown. notes: what the far side had to say besides.
+Look = NamedTuple("Look", [
+    ("traces", Mapping[str, Trace]), ("tasks", tuple[Task, ...] | None), ("groups", tuple[Group, ...]), ("trouble", str),
+    ("notes", tuple[str, ...]),
+])  # fmt: skip

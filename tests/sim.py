@@ -22,7 +22,6 @@ from mqi_scripts.world.ledger import State
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
 TROUBLES = ("daemon", "daemon term", "wipe", "empty", "wrapper", "job", "term", "remove", "again", "pause", "change")
-ROOT = ("ledger", w.Head(1, "0" * 64))
 
 
 class Crash(BaseException):
@@ -219,7 +218,7 @@ class Host:
             world.step()  # a look is no snapshot: the queue is asked first
         traces = {f"mqi1:{key}:{n}": self.trace(key, n) for key, n in wanted}
         world.point("look, before the reply to submit" if world.chance.random() < 0.5 else "look, before the reply to poll")
-        return w.Look(traces, tasks, groups if tasks is not None else (), "" if tasks is not None else "no answer", ROOT)
+        return w.Look(traces, tasks, groups if tasks is not None else (), "" if tasks is not None else "no answer", ())
 
     def trace(self, key: str, number: int) -> w.Trace:
         attempt = self.world.attempts.get((key, number))
@@ -329,6 +328,9 @@ class Run:
 
     failed = say
 
+    def heard(self, host: str, look: w.Look) -> None:
+        return None
+
     def record(self, events):
         return self.book.append(list(events)) if events else []
 
@@ -356,10 +358,8 @@ def tick(world: World, name: str) -> None:
                 world.point("push, published")
                 run.record([w.Pushed(case.key, world.now(), "far", case.digest)])
     elif name == "submit":
-        mine = [case for case in cases if case.status in (w.PUSHED, w.SUBMITTED)]
-        if any(case.status == w.PUSHED or case.missing or case.pending for case in mine):
-            with run.isolated():
-                submit_verb.submit(run, host, mine)
+        with run.isolated():
+            submit_verb.submit(run, host, [case for case in cases if case.status in (w.PUSHED, w.SUBMITTED)])
     elif name == "poll":
         mine = [case for case in cases if case.open and case.status in (w.PUSHED, w.SUBMITTED, w.RUNNING)]
         if mine:

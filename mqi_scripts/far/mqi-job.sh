@@ -70,13 +70,12 @@ fi
 [ ! -f version-command ] || timeout 60 /bin/sh ./version-command >version 2>&1 </dev/null
 (trap - TERM USR1 && cd output && exec /bin/sh ../command) </dev/null >job.log 2>&1 &
 job=$!
-(
+{
   exec 8>&- 9>&-
-  trap 'kill $sleeper; exit' TERM
+  trap 'kill $!; exit' TERM
   sleep "$limit" &
-  sleeper=$!
-  wait $sleeper && kill -USR1 $$
-) </dev/null >/dev/null 2>&1 &
+  wait $! && kill -USR1 $$
+} </dev/null >/dev/null 2>&1 &
 watch=$!
 while kill -0 $job 2>/dev/null; do # a signal to this shell ends wait, not the job
   wait $job

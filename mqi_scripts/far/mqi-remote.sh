@@ -7,9 +7,7 @@ main() {
   shift 10
   umask 077
   set -f
-  LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin
-  export LC_ALL PATH
-  tab='	'
+  export LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin
   printf 'MQI-BEGIN %s\n' "$nonce"
   case $verb in
   check | look | stage | publish | submit | results | end) "do_$verb" "$@" ;;
@@ -19,7 +17,7 @@ main() {
 }
 
 say() { # WORD...: one line of the answer, fields parted by tabs
-  blank=$IFS IFS=$tab
+  blank=$IFS IFS='	'
   printf '%s\n' "$*"
   IFS=$blank
 }
@@ -39,7 +37,7 @@ own_root() { # under the root's lock (fd 7): it still says what the gateway chec
   show_head
 }
 
-lock_root() { exec 7>"$root/lock" && flock -w 60 7 || { say note "another session holds $root/lock" && return 75; }; }
+lock_root() { exec 7>"$root/lock"; flock -w 60 7 || { say note "another session holds $root/lock" && return 75; }; }
 
 show_head() {
   printf '%s %s\n' "$ledger" "$head" >"$root/ledger.new" && sync "$root/ledger.new" &&
@@ -51,10 +49,8 @@ room() { say room "$(df -Pk "$root" 2>/dev/null | sed -n '2s/  */ /gp' | cut -d'
 # --- the queue, one engine each: ask prints its answer; add makes one task; find tells whether a label is there
 
 ask_queue() {
-  case $engine in
-  pueue) answer=$(pq status --json 2>&1); rc=$? ;;
-  direct) answer=$slots rc=0 ;;
-  esac
+  answer=$slots rc=0
+  [ "$engine" = direct ] || answer=$(pq status --json 2>&1) || rc=$?
   [ "$rc" -eq 0 ] || answer=$(printf '%.2000s' "$answer" | tr '\n\t' '  ')
   say queue "$rc" "$answer"
 }
@@ -194,8 +190,7 @@ verify() { # KEY DIGEST: what is staged is the manifest's files and nothing else
   rm -f ../expected
   [ -n "$wrong$odd" ] || return 0
   printf '%s\n' "$wrong" | sed 's/^\t*[0-9a-f]*  //' | sort -u | tr '\n' '\0' | xargs -0 -r rm -f --
-  say wrong "$1" "not all of its files verified"
-  return 1
+  say wrong "$1" "not all of its files verified" && return 1
 }
 
 # --- submit: revoke, make the attempts, add each once, look
@@ -210,15 +205,13 @@ do_submit() { # WRAPPER-DIGEST WRAPPER COMMAND VERSION-COMMAND LIMIT COUNT [KEY 
   shift 6
   while [ "$revokes" -gt 0 ]; do # from now on it can never start, unless it has begun
     mkdir -p "$root/cases/$1/attempt-$2" && ln -sT revoked "$root/cases/$1/attempt-$2/claim" 2>/dev/null
-    revokes=$((revokes - 1))
-    shift 2
+    revokes=$((revokes - 1)) && shift 2
   done
   adds=$1 made=
   shift
   while [ "$adds" -gt 0 ]; do
     make_attempt "$@" && made="$made $1 $2 $4"
-    adds=$((adds - 1))
-    shift 6
+    adds=$((adds - 1)) && shift 6
   done
   [ -z "$made" ] || sync -f "$root/cases" || return 74
   # shellcheck disable=SC2086 # keys, numbers, groups
@@ -246,8 +239,7 @@ do_end() { # REASON GRACE [KEY ATTEMPT]...
   shift 2
   read -r boot </proc/sys/kernel/random/boot_id
   end_each TERM "$@" || sleep "$grace"
-  end_each KILL "$@"
-  true
+  end_each KILL "$@" || true
 }
 
 end_each() { # SIGNAL [KEY ATTEMPT]...: 0 if no such group lives
@@ -259,8 +251,7 @@ end_each() { # SIGNAL [KEY ATTEMPT]...: 0 if no such group lives
     if [ "${pgid:-0}" -gt 1 ] && [ "$born" = "$boot" ] && group_lives; then
       printf '%s\n' "$why" >"$at/ending.$$" && sync "$at/ending.$$" && ln -T "$at/ending.$$" "$at/ending" 2>/dev/null
       rm -f "$at/ending.$$"
-      none=1
-      kill -s "$signal" -- "-$pgid"
+      none=1 && kill -s "$signal" -- "-$pgid"
     fi
     shift 2
   done
@@ -306,9 +297,8 @@ do_check() {
   for tool in flock setsid sha256sum timeout stat xargs awk tail sync; do
     command -v $tool >/dev/null || say lacks $tool
   done
-  probe=$root
-  [ -d "$root" ] || probe=${root%/*}
-  [ -w "$probe" ] || say note "$probe is not writable by $(id -un)"
+  [ -d "$root" ] || root=${root%/*}
+  [ -w "$root" ] || say note "$root is not writable by $(id -un)"
   [ "$engine" != pueue ] || say version "$(pq --version 2>&1 | head -n 1)"
   ask_queue
 }

@@ -5,18 +5,15 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mqi_scripts import __version__
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec, tables
 from mqi_scripts.world import config, files, lock
-from mqi_scripts.world.ledger import Ledger, prepare
-
-if TYPE_CHECKING:  # a tick with nothing to do does without subprocess and its kin
-    from mqi_scripts.world.host import Host
+from mqi_scripts.world.ledger import Ledger
 
 Work = Callable[["Run"], None]
 FULL = (28, 5, 122)  # ENOSPC, EIO, EDQUOT
@@ -63,26 +60,40 @@ class Run:
         self.trouble.append(str(error))
         self.code = max(self.code, error.code)
 
+    def heard(self, host: str, look: w.Look) -> None:
+        """What a look tells of trouble there."""
+        for note in look.notes:
+            self.say(f"{host}: {note}")
+        if look.trouble:
+            self.failed(w.Unreachable(f"the queue of {host} does not answer: {look.trouble}. See: mqi-check"))
+
     def chosen(self, *statuses: str) -> list[w.Case]:
         """The cases to work on: those named on the command line or stdin, else all that are due."""
-        named = {find(self.book, word).key for word in [*self._named()]}  # all first: a pipe's other end may still record
+        named = {find(self.book, word).key for word in [*self.named()]}  # all first: a pipe's other end may still record
         due = [case for case in self.book.state().open.values() if case.status in statuses]
         return [case for case in due if case.key in named or not self.args.case]
 
-    def _named(self) -> Iterator[str]:
+    def named(self) -> Iterator[str]:
+        """The words that name cases on the command line, or on stdin for `-`: ids, prefixes, paths, or what --jsonl prints."""
         for word in self.args.case:
-            if word != "-":
-                yield word
-                continue
-            for line in sys.stdin:
-                if line.startswith("{"):
+            for line in map(str.strip, sys.stdin if word == "-" else [word]):
+                if not line.startswith("{"):
+                    yield from filter(None, [line])
+                    continue
+                try:
                     record = json.loads(line)
-                    yield record.get("case") or record.get("case_id", "")
-                elif line.strip():
-                    yield line.strip()
+                except ValueError as error:
+                    raise w.Usage(f"stdin: {error}: {line[:80]!r}; expected ids, or what --jsonl prints") from None
+                yield from filter(None, [record.get("case") or record.get("case_id")])
 
-    def hosts(self) -> "list[Host]":
-        return hosts(self.site, self.book, fresh=self.args.accept_empty)
+    def on_hosts(self, due: Sequence[w.Case], act: Callable[["Run", Any, list[w.Case]], None]) -> None:
+        """act(run, host, its cases) for each Host that has some; one host's trouble does not stop the rest."""
+        from mqi_scripts.world.host import hosts  # noqa: PLC0415  # a tick with nothing to do does without
+
+        for host in hosts(self.site, self.book, fresh=self.args.accept_empty) if due else ():
+            if mine := [case for case in due if case.host == host.name]:
+                with self.isolated():
+                    act(self, host, mine)
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
@@ -91,16 +102,6 @@ class Run:
             yield
         except w.Failure as error:
             self.failed(error)
-
-
-def hosts(site: config.Site, book: Ledger, *, fresh: bool = False) -> "list[Host]":
-    """The site's hosts. fresh: a root without its mark is taken for a new one."""
-    from mqi_scripts.world.host import Host  # noqa: PLC0415
-
-    state = book.state()
-    return [
-        Host(h, site.state, state.id, state.roots.get(h.name) == h.root and not fresh, book.holds) for h in site.hosts
-    ]
 
 
 def find(book: Ledger, word: str) -> w.Case:
@@ -152,15 +153,11 @@ def _run(name: str, args: argparse.Namespace, work: Work) -> int:
     path = os.path.join(site.state, "health", f"{name}.json")
     with lock.held(os.path.join(site.state, f"run.{name}"), 0):
         note, at = files.read_note(path), run.now()
-        try:
+        with run.isolated():
             work(run)
-        except w.Failure as error:
-            run.trouble.append(str(error))
-            raise
-        finally:
-            note |= {**run.note, "run": at, "trouble": "; ".join(run.trouble)} | ({} if run.trouble else {"success": at})
-            if not args.dry_run:
-                files.write_note(path, note)
+        note |= {**run.note, "run": at, "trouble": "; ".join(run.trouble)} | ({} if run.trouble else {"success": at})
+        if not args.dry_run:
+            files.write_note(path, note)
     return run.code
 
 
@@ -190,9 +187,7 @@ def boundary(name: str, work: Callable[[], int]) -> int:
 
 def check_state(folder: str) -> None:
     """The state folder is its owner's alone, on a local disk, and it is the owner who runs. Raises Configuration."""
-    if not os.path.isdir(folder):
-        os.makedirs(os.path.dirname(folder), exist_ok=True)
-        os.mkdir(folder, 0o700)
+    os.makedirs(folder, 0o700, exist_ok=True)
     info = os.stat(folder)
     if info.st_uid != os.geteuid():
         import pwd  # noqa: PLC0415
@@ -207,17 +202,17 @@ def check_state(folder: str) -> None:
     kind = max((len(at), n, kind) for n, (at, kind) in enumerate(points) if real.startswith(at.rstrip("/") + "/"))[2]
     if kind.startswith(("nfs", "cifs", "smb", "fuse")):
         raise w.Configuration(f"{folder} is on {kind}, where locks do not hold: move site.state to a local disk")
-    prepare(folder)
+    for name in ("cache", "health", "manifests", "outbox", "inbound"):
+        os.makedirs(os.path.join(folder, name), 0o700, exist_ok=True)
 
 
 def user() -> str:
     """Who runs, and who stood behind sudo."""
     import pwd  # noqa: PLC0415
 
-    try:
+    name = str(os.geteuid())
+    with suppress(KeyError):
         name = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        name = str(os.geteuid())
     return f"{name} (sudo: {behind})" if (behind := os.environ.get("SUDO_USER")) else name
 
 

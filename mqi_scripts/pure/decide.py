@@ -22,15 +22,12 @@ Submit = NamedTuple("Submit", [("case", w.Case), ("attempt", int)])
 Revoke = NamedTuple("Revoke", [("case", w.Case)])
 
 
-class Sight(NamedTuple):
-    """A case folder as the scan sees it. digest "": not read. what: how it differs from the known content."""
-
-    path: str
-    reasons: tuple[w.Reason, ...]
-    digest: str
-    files: int
-    bytes: int
-    what: str
+# A case folder as the scan sees it. digest "": not read. what: how it differs from the known content.
+Sight = NamedTuple("Sight", [
+    ("path", str), ("reasons", tuple[w.Reason, ...]), ("digest", str), ("files", int), ("bytes", int), ("what", str),
+])  # fmt: skip
+# What a fetch holds of an attempt: the digest of the manifest it got, that manifest, sums of the files it has by name.
+Brought = NamedTuple("Brought", [("digest", str), ("manifest", Mapping[str, str]), ("sums", Mapping[str, str]), ("bytes", int)])
 
 
 def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, now: str) -> w.Event | None:
@@ -177,15 +174,6 @@ def _cut_off(case: w.Case, reason: str, rules: Rules, trace: w.Trace, now: str) 
 
 def _fail(case: w.Case, trace: w.Trace, reason: str, category: str, now: str, code: int = -1) -> w.Failed:
     return w.Failed(case.key, now, case.attempt, reason, category, "computing", code, trace.tail)
-
-
-class Brought(NamedTuple):
-    """What a fetch holds of an attempt: sums of the files it has by name, the manifest it got, and its digest."""
-
-    digest: str
-    manifest: Mapping[str, str]
-    sums: Mapping[str, str]
-    bytes: int
 
 
 def wanted(names: list[str], globs: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ def evolve(case: w.Case | None, event: w.Event) -> w.Case:
     if case is None and isinstance(event, w.Found | w.Held):
         born = w.Case(event.case, event.path, w.FOUND, event.at, event.at)
         return _with_content(born, event) if isinstance(event, w.Found) else _stop(born, event)
-    statuses, step = STEPS.get(type(event), ((), _gone))
+    statuses, step = STEPS.get(type(event), ((), _changed))
     attempt = getattr(event, "attempt", 0)
     if case is None or case.status not in statuses or (attempt not in (0, case.attempt) and not isinstance(event, w.Submitting)):
         raise w.Illegal(case, event)
@@ -56,14 +56,6 @@ def _stale(case: w.Case, event: w.Stale) -> w.Case | None:
     return case._replace(stale="" if back else event.what, stale_digest="" if back else event.digest, gone=False)
 
 
-def _gone(case: w.Case, _: w.Event) -> w.Case | None:
-    return None if case.gone else case._replace(gone=True)
-
-
-def _back(case: w.Case, _: w.Event) -> w.Case | None:
-    return case._replace(gone=False) if case.gone else None
-
-
 def _pushed(case: w.Case, event: w.Pushed) -> w.Case | None:
     if event.digest != case.digest:
         return None
@@ -91,10 +83,6 @@ def _submitted(case: w.Case, event: w.Submitted) -> w.Case | None:
         status=w.SUBMITTED, intent=False, missing=False, group=event.group or case.group, task=event.task or case.task,
         submitted=case.submitted if known else event.at, reason="",
     )  # fmt: skip
-
-
-def _missing(case: w.Case, _: w.Event) -> w.Case | None:
-    return None if case.missing else case._replace(missing=True)
 
 
 def _revoked(case: w.Case, event: w.Revoked) -> w.Case | None:
@@ -145,12 +133,12 @@ STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]
     w.Released: ((w.HELD,), _with_content),
     w.Changed: ((w.FOUND, *OUT), _changed),
     w.Stale: (BEGUN, _stale),
-    w.Gone: (w.STATUSES, _gone),
-    w.Back: (w.STATUSES, _back),
+    w.Gone: (w.STATUSES, lambda case, _: None if case.gone else case._replace(gone=True)),
+    w.Back: (w.STATUSES, lambda case, _: case._replace(gone=False) if case.gone else None),
     w.Pushed: ((w.FOUND,), _pushed),
     w.Submitting: ((w.PUSHED,), _submitting),
     w.Submitted: (OUT, _submitted),
-    w.Missing: ((w.SUBMITTED, w.RUNNING), _missing),
+    w.Missing: ((w.SUBMITTED, w.RUNNING), lambda case, _: None if case.missing else case._replace(missing=True)),
     w.Revoked: (OUT, _revoked),
     w.Started: (OUT, _started),
     w.Succeeded: ((w.RUNNING,), _succeeded),

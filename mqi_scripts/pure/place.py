@@ -50,15 +50,15 @@ def slots(group: w.Group) -> int:
     return group.slots or UNLIMITED
 
 
-def share(due: list[w.Case], open_cases: list[w.Case], hosts: list[str]) -> dict[str, list[w.Case]]:
-    """Which host each case goes to: the one with the fewest open cases."""
+def share(due: list[w.Case], open_cases: list[w.Case], hosts: list[str]) -> list[w.Case]:
+    """The due cases, each with the host it goes to: the one with the fewest open cases."""
     load = {host: sum(case.host == host for case in open_cases) for host in hosts}
-    shares: dict[str, list[w.Case]] = {}
+    shared = []
     for case in due:
         host = min(load, key=lambda name: (load[name], name))
         load[host] += 1
-        shares.setdefault(host, []).append(case)
-    return shares
+        shared.append(case._replace(host=host))
+    return shared
 
 
 def why_waiting(case: w.Case, look: w.Look, host: str) -> str:

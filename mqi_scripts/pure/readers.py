@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
+from mqi_scripts.pure.tables import printable
 
 DONE = {"Success", "Failed", "Killed", "DependencyFailed", "FailedToSpawn", "Errored"}
 STATES = {"Queued": "waiting", "Stashed": "waiting", "Locked": "waiting", "Running": "running", "Paused": "running"}
@@ -71,7 +72,7 @@ def look(said: Answer, engine: str, path: str) -> w.Look:
         except Unreadable as error:
             trouble = str(error)
     notes = tuple(" ".join(line) for line in (*said.named("note"), *said.named("gone")))
-    return w.Look(traces, tasks, groups, trouble, root(said), notes)
+    return w.Look(traces, tasks, groups, trouble, notes)
 
 
 def _trace(line: tuple[str, ...]) -> w.Trace:
@@ -98,8 +99,7 @@ def _tails(logs: str, path: str, labels: Sequence[str]) -> dict[str, str]:
 
 def show(text: str) -> str:
     """Text from outside as one can print it: no control characters but the newline; `\\r` ends a line."""
-    lines = re.split(r"\r\n|\r|\n", text)
-    return "\n".join("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line) for line in lines)
+    return "\n".join(printable(line) for line in re.split(r"\r\n|\r|\n", text))
 
 
 def _short(text: str) -> str:

@@ -17,7 +17,7 @@ from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import place, readers
 from mqi_scripts.world import config, folder
-from mqi_scripts.world.host import NOBODY, Host
+from mqi_scripts.world.host import NOBODY, Host, hosts
 from mqi_scripts.world.ledger import Ledger
 
 Probe = tuple[str, str, int]  # what, the trouble and its fix ("" if none), exit code
@@ -36,7 +36,7 @@ def probes(site: config.Site) -> Iterator[Probe]:
     except w.Damaged as error:
         yield "ledger", str(error), error.code
         return
-    for far in cli.hosts(site, book):
+    for far in hosts(site, book):
         try:
             yield from _host(far)
         except w.Failure as error:

@@ -9,15 +9,13 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec, decide, readers
 from mqi_scripts.world import files, folder
-
-if TYPE_CHECKING:
-    from mqi_scripts.world.host import Host
+from mqi_scripts.world.host import Host
 
 MARK, RECORD = ".mqi-results", "mqi-result.json"
 
@@ -28,11 +26,7 @@ def work(run: cli.Run) -> None:
         run.say(f"would fetch {len(due)} cases") if run.args.dry_run else None
         return
     check_mark(run)
-    for host in run.hosts():
-        mine = [case for case in due if case.host == host.name]
-        if mine:
-            with run.isolated():
-                fetch(run, host, mine)
+    run.on_hosts(due, fetch)
 
 
 def check_mark(run: cli.Run) -> None:
@@ -50,7 +44,7 @@ def check_mark(run: cli.Run) -> None:
     files.write_whole(mark, f"results of mqi, ledger {run.book.state().id}\n".encode())
 
 
-def fetch(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
+def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """Two sessions for all: the far side links the results under numbers, one copy brings them."""
     import shutil  # noqa: PLC0415
 
@@ -63,11 +57,17 @@ def fetch(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
     run.note["tries"] = {}
     for case in cases:
         with run.isolated():
-            came = os.path.join(inbound, f"{case.key}-{case.attempt}")
-            got, numbers = brought(came, run.site.job.results)
+            came, final = os.path.join(inbound, f"{case.key}-{case.attempt}"), os.path.join(run.site.results, case.path)
+            beside = os.path.join(os.path.dirname(final), f".{case.key}.incoming")
+            shutil.rmtree(beside, ignore_errors=True)
+            got, names = brought(came, beside, run.site.job.results)
             event = decide.fetch(case, got, run.site.job.results, tries.get(case.key, 0), run.now())
             if isinstance(event, w.Completed):
-                place(run, case, got, numbers, came)
+                record = json.dumps(provenance(run, case, got, names, came), indent=2)
+                files.write_whole(os.path.join(beside, RECORD), record.encode() + b"\n")
+                place(beside, final)
+            else:
+                shutil.rmtree(beside, ignore_errors=True)
             if event is None:
                 run.note["tries"][case.key] = tries.get(case.key, 0) + 1
                 why = wrong.get(case.key, "not all of its results came whole")
@@ -76,54 +76,39 @@ def fetch(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
     shutil.rmtree(inbound, ignore_errors=True)
 
 
-def brought(path: str, globs: Sequence[str]) -> tuple[decide.Brought, dict[str, str]]:
-    """What came of an attempt: sums of the wanted names, and under which number each lies."""
+def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brought, dict[str, str]]:
+    """Copy what came of an attempt beside its place, hashing as it is read: what it is, and the name here of each name there."""
     try:
-        with open(os.path.join(path, "manifest"), "rb") as file:
+        with open(os.path.join(came, "manifest"), "rb") as file:
             text = file.read()
         manifest = readers.manifest(text.decode("utf-8", "surrogateescape"))
     except (OSError, readers.Unreadable):
         return decide.Brought("", {}, {}, 0), {}
-    wanted = decide.wanted(list(manifest), globs)
-    numbers = {name: str(number) for number, name in enumerate(manifest, 1) if name in wanted}
+    names = {name: local_name(name) for name in decide.wanted(list(manifest), globs)}
+    if len({RECORD, *names.values()}) <= len(names):
+        raise w.Unreachable(f"two results get the same name here: {', '.join(sorted(names.values()))[:300]}")
     sums, size = {}, 0
-    with folder.opened(path) as top:
-        for name, number in numbers.items():
-            with suppress(OSError):  # it did not come: its sum is missing, and decide.fetch sees that
-                sums[name] = folder.read(top, number)
-                size += os.stat(number, dir_fd=top).st_size
-    return decide.Brought(codec.sha256(text), manifest, sums, size), numbers
-
-
-def place(run: cli.Run, case: w.Case, got: decide.Brought, numbers: dict[str, str], came: str) -> None:
-    """The results under their final name, whole or not at all; what they replace is kept beside, marked."""
-    import shutil  # noqa: PLC0415
-
-    final = os.path.join(run.site.results, case.path)
-    above, name = os.path.split(final)
-    beside = os.path.join(above, f".{case.key}.incoming")
-    shutil.rmtree(beside, ignore_errors=True)
-    os.makedirs(beside, 0o700)
-    names = {name: local_name(name) for name in numbers}
-    if len(set(names.values())) != len(names) or RECORD in names.values():
-        raise w.Unreachable(f"{case.id}: two of its results get the same name here: {', '.join(sorted(names.values()))[:300]}")
     with folder.opened(came) as top:
-        for there, number in numbers.items():
-            target = os.path.join(beside, names[there])
-            os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
-            if folder.read(top, number, target) != got.manifest[there]:
-                raise w.Unreachable(f"{case.id}: {there} changed here while it was put in place; the next mqi-fetch tries again")
-            with open(target, "rb") as file:
-                os.fsync(file.fileno())
-    record = json.dumps(provenance(run, case, got, names, came), indent=2)
-    files.write_whole(os.path.join(beside, RECORD), record.encode() + b"\n")
-    for path, _, _ in os.walk(beside):
-        files.sync_folder(path)
+        for number, name in enumerate(manifest, 1):
+            if name in names and os.path.lexists(os.path.join(came, str(number))):  # else its sum is missing, decide.fetch sees it
+                target = os.path.join(beside, names[name])
+                os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+                sums[name] = folder.read(top, str(number), target)
+                size += os.path.getsize(target)
+    return decide.Brought(codec.sha256(text), manifest, sums, size), names
+
+
+def place(beside: str, final: str) -> None:
+    """The results under their final name, whole or not at all; what they replace is kept beside it."""
+    above, name = os.path.split(final)
+    for path, _, inside in os.walk(beside):
+        for one in (path, *(os.path.join(path, other) for other in inside)):
+            files.sync(one)
     if os.path.lexists(final):
         older = sum(other.startswith(f"{name}.superseded-") for other in os.listdir(above))
         os.rename(final, f"{final}.superseded-{older + 1}")
     os.rename(beside, final)
-    files.sync_folder(above)
+    files.sync(above)
 
 
 def local_name(name: str) -> str:

@@ -5,13 +5,9 @@ examples:
   mqi-poll 3fa9c1           one of them
 """
 
-from typing import TYPE_CHECKING
-
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-
-if TYPE_CHECKING:
-    from mqi_scripts.world.host import Host
+from mqi_scripts.world.host import Host
 
 GRACE = 10  # seconds between TERM and KILL
 
@@ -19,14 +15,10 @@ GRACE = 10  # seconds between TERM and KILL
 def work(run: cli.Run) -> None:
     due = [case for case in run.chosen(w.PUSHED, w.SUBMITTED, w.RUNNING) if case.open]
     run.note.update(waits={}, progress={})
-    for host in run.hosts() if due else ():
-        mine = [case for case in due if case.host == host.name]
-        if mine:
-            with run.isolated():
-                poll(run, host, mine)
+    run.on_hosts(due, poll)
 
 
-def poll(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
+def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """One look; what it proves is recorded; jobs that outlived wrapper and time limit are ended."""
     from mqi_scripts.pure import decide, place, readers  # noqa: PLC0415
 
@@ -44,10 +36,7 @@ def poll(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
             run.note["progress"][case.key] = readers.progress(trace.tail, run.site.job.progress)
         elif why := place.why_waiting(case, look, host.name):
             run.note["waits"][case.key] = why
-    for note in look.notes:
-        run.say(f"{host.name}: {note}")
-    if look.trouble:
-        run.failed(w.Unreachable(f"the queue of {host.name} does not answer: {look.trouble}. See: mqi-check"))
+    run.heard(host.name, look)
 
 
 main = cli.script("mqi-poll", __doc__ or "", work)

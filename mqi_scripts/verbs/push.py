@@ -8,28 +8,22 @@ examples:
 """
 
 import os
-from typing import TYPE_CHECKING
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import place
 from mqi_scripts.world import folder
-
-if TYPE_CHECKING:
-    from mqi_scripts.world.host import Host, Staged
+from mqi_scripts.world.host import Host, Staged
 
 RESERVE = 64 << 20  # bytes that stay free on either side
 
 
 def work(run: cli.Run) -> None:
-    due = run.chosen(w.FOUND)
-    hosts = {host.name: host for host in run.hosts()} if due else {}
-    for name, cases in place.share(due, list(run.book.state().open.values()), list(hosts)).items():
-        with run.isolated():
-            push(run, hosts[name], cases)
+    names = [host.name for host in run.site.hosts]
+    run.on_hosts(place.share(run.chosen(w.FOUND), list(run.book.state().open.values()), names), push)
 
 
-def push(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
+def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """Stage, copy, send, verify, publish: three sessions, whatever the number of cases."""
     import shutil  # noqa: PLC0415
 
@@ -61,7 +55,7 @@ def push(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
     shutil.rmtree(outbox, ignore_errors=True)
 
 
-def fill(run: cli.Run, host: "Host", case: w.Case, outbox: str, staged: "Staged") -> tuple[str, int]:
+def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) -> tuple[str, int]:
     """Copy into the outbox what the host lacks, hashing as it is read: the folder's sign, and how many bytes travel."""
     import shutil  # noqa: PLC0415
 

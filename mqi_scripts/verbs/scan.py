@@ -25,16 +25,21 @@ BATCH = 100  # events that a long first scan gathers for one write
 
 def work(run: cli.Run) -> None:
     site, memo_file = run.site, os.path.join(run.site.state, "cache", "scan")
-    memo, fresh = files.read_note(memo_file), dict[str, Any]()
     try:
         paths = folder.candidates(site.inbox, site.scan.cases, site.scan.ignore)
     except OSError as error:
         raise w.Unreachable(f"the inbox {site.inbox} cannot be read ({error.strerror}): is it mounted? See: mqi-check") from None
     if not run.args.dry_run:
         run.book.append([], run.now())  # a new ledger gets its id, which every key needs
-    cases = dict(run.book.state().open)
-    settled = {path for path in paths if memo.get(path, {}).get("settled") == memo.get(path, {}).get("sign", "-")}
-    if memo.keys() - set(paths) or any(path not in settled and key_of(run, path) not in cases for path in paths):
+    words, ledger, memo = [*run.named()], run.book.state().id, files.read_note(memo_file)
+    known = {path: memo.get(path, {}) for path in paths}
+    keys = {path: key_of(ledger, path, known[path]) for path in paths}
+    chosen = [path for path in paths if not words or path in words or keys[path].startswith(tuple(words))]
+    if words and not chosen:
+        raise w.Usage(f"no folder in {site.inbox} is, or has the id of, {' '.join(words)}. See: mqi-report")
+    cases = run.book.state().open
+    settled = {path for path in paths if known[path].get("settled") == known[path].get("sign", "-")}
+    if memo.keys() - set(paths) or any(keys[path] not in cases for path in paths if path not in settled):
         cases = run.book.cases()
     if not paths and any(not case.gone for case in cases.values()) and not run.args.accept_empty:
         raise w.Unreachable(
@@ -42,38 +47,39 @@ def work(run: cli.Run) -> None:
             "on purpose: mqi-scan --accept-empty"
         )
     twins: dict[str, str] = {}
-    events: list[w.Event] = []
-    for path in paths:
+    gone = [case for case in cases.values() if case.key not in set(keys.values())] if not words else []
+    events = [event for case in gone if (event := decide.scan(case.key, case, None, "", run.now()))]
+    for path in chosen:
         with run.isolated():
-            fresh[path], event = judge(run, path, memo.get(path, {}), cases, twins)
+            known[path], event = judge(run, path, keys[path], known[path], cases.get(keys[path]), twins)
+            known[path]["key"] = [ledger, keys[path]]
             events += [event] if event else []
         if len(events) >= BATCH:
             run.record(events)
             events = []
-    gone = [case for case in cases.values() if case.path not in paths]
-    events += [event for case in gone if (event := decide.scan(case.key, case, None, "", run.now()))]
     run.record(events)
     if not run.args.dry_run:
-        files.write_note(memo_file, fresh)
-    run.note["arriving"] = [path for path, entry in fresh.items() if entry.get("arriving")]
+        files.write_note(memo_file, known)
+    run.note["arriving"] = [path for path, entry in known.items() if entry.get("arriving")]
 
 
-def key_of(run: cli.Run, path: str) -> str:
-    """The case's key: ledger id and path, hashed; it names the remote folder and the label."""
-    return codec.sha256(f"{run.book.state().id}\0{path}".encode("utf-8", "surrogateescape"))[:20]
+def key_of(ledger: str, path: str, memo: dict[str, Any]) -> str:
+    """The case's key: ledger id and path, hashed; it names the remote folder and the label. Known ones are not hashed again."""
+    known = memo.get("key")
+    return str(known[1]) if known and known[0] == ledger else codec.sha256(f"{ledger}\0{path}".encode("utf-8", "surrogateescape"))[:20]
 
 
 def judge(
-    run: cli.Run, path: str, memo: dict[str, Any], cases: dict[str, w.Case], twins: dict[str, str]
+    run: cli.Run, path: str, key: str, memo: dict[str, Any], case: w.Case | None, twins: dict[str, str]
 ) -> tuple[dict[str, Any], w.Event | None]:
     """The scan's memory of one folder, and what there is to record of it."""
-    key = key_of(run, path)
-    case = cases.get(key)
-    age = time.time() - datetime.fromisoformat(case.completed).timestamp() if case and case.completed else 0
+    done = case.completed if case else memo.get("done", "")
+    age = time.time() - datetime.fromisoformat(done).timestamp() if done else 0
     if age > run.site.scan.watch and time.time() - memo.get("watched", 0.0) < DAY:
         return memo, None
     entry, sight = look(run, path, key, memo, case)
-    if sight is None or (not case and entry.get("settled") == entry["sign"]):
+    entry["done"] = done
+    if sight is None or (not case and entry["settled"] == entry["sign"]):
         return entry, None
     if sight.digest and not twins:
         twins.update({known.digest: known.key for known in run.book.cases().values() if known.digest and not known.gone})
@@ -87,11 +93,12 @@ def judge(
 def look(
     run: cli.Run, path: str, key: str, memo: dict[str, Any], case: w.Case | None
 ) -> tuple[dict[str, Any], decide.Sight | None]:
-    """One look at a folder; its Sight only if it is quiet. Quiet time is counted from boot, not by a clock that jumps."""
+    """One look at a folder; its Sight only if it is quiet.
+
+    Quiet time is counted from boot, not by a clock that jumps: behind a reboot it is less than the true time, never more.
+    """
     scan, top = run.site.scan, os.path.join(run.site.inbox, path)
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read().strip()
-    now, old = time.clock_gettime(time.CLOCK_BOOTTIME), memo if memo.get("boot") == boot else {}
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
     try:
         seen = folder.look_at(run.site, path)
     except PermissionError as error:
@@ -101,11 +108,13 @@ def look(
         return memo, None  # it went while we looked: the next scan says so
     except OSError as error:
         raise w.Unreachable(f"{path} in the inbox: {error}: nothing is known of it now") from None
-    same = old if old.get("sign") == seen.sign else {}
-    entry = {"sign": seen.sign, "boot": boot, "since": same.get("since", now), "first": old.get("first", now),
+    same = memo if memo.get("sign") == seen.sign else {}
+    entry = {"sign": seen.sign, "since": min(same.get("since", now), now), "first": min(memo.get("first", now), now),
              "digest": same.get("digest", ""), "settled": same.get("settled", ""), "watched": time.time()}  # fmt: skip
     reasons = seen.reasons or fault(path, seen, scan.not_before)
-    if not is_ready(top, scan.ready_marker) or now - entry["since"] < scan.quiet or not (seen.sizes or reasons):
+    marker = scan.ready_marker
+    ready = not marker or any(os.path.lexists(os.path.join(at, marker)) for at in (top, os.path.dirname(top)))
+    if not ready or now - entry["since"] < scan.quiet or not (seen.sizes or reasons):
         entry["arriving"] = True
         if case or now - entry["first"] < scan.arriving_limit:
             return entry, None
@@ -113,8 +122,8 @@ def look(
     if not reasons and not entry["digest"]:
         try:
             sums, again = folder.sums(top, sorted(seen.sizes)), folder.look_at(run.site, path)
-        except OSError:
-            return entry, None
+        except (OSError, w.Unreachable):
+            return entry, None  # it changes while we look
         if again.sign != seen.sign:
             return {**entry, "sign": again.sign, "since": now, "arriving": True}, None
         listed = readers.write_manifest(sums.items())
@@ -124,10 +133,6 @@ def look(
     digest = "" if reasons else entry["digest"]
     what = difference(run.site.state, case, digest) if case and digest not in ("", case.digest) else ""
     return entry, decide.Sight(path, reasons, digest, len(seen.sizes), seen.bytes, what)
-
-
-def is_ready(top: str, marker: str) -> bool:
-    return not marker or any(os.path.lexists(os.path.join(at, marker)) for at in (top, os.path.dirname(top)))
 
 
 def fault(path: str, seen: folder.Folder, not_before: str) -> tuple[w.Reason, ...]:

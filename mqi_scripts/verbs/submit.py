@@ -5,30 +5,23 @@ examples:
   mqi-submit --dry-run      where they would go
 """
 
-from typing import TYPE_CHECKING
-
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-
-if TYPE_CHECKING:
-    from mqi_scripts.world.host import Host
+from mqi_scripts.world.host import Add, Host
 
 
 def work(run: cli.Run) -> None:
     due = run.chosen(w.PUSHED, w.SUBMITTED)
     run.note["waits"] = {}
-    for host in run.hosts() if due else ():
-        mine = [case for case in due if case.host == host.name]
-        if any(case.status == w.PUSHED or case.missing or case.pending for case in mine):
-            with run.isolated():
-                submit(run, host, mine)
+    run.on_hosts(due, submit)
 
 
-def submit(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
+def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """Look, decide, write down the intents, act once, look again and record what is there: two sessions."""
     from mqi_scripts.pure import decide, place  # noqa: PLC0415
-    from mqi_scripts.world.host import Add  # noqa: PLC0415
 
+    if not any(case.status == w.PUSHED or case.missing or case.pending for case in cases):
+        return
     out = [(c.key, c.attempt) for c in run.book.state().open.values() if c.host == host.name and c.open]
     look = host.look(out)
     wishes = [(case, decide.submit(case, look, run.now())) for case in cases]
@@ -49,7 +42,7 @@ def submit(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
     ]
     run.record(intents)
     if run.args.dry_run or not (adds or revoke):
-        _complain(run, host, look)
+        run.heard(host.name, look)
         return
     now = run.book.state()
     tasks = [
@@ -61,14 +54,7 @@ def submit(run: cli.Run, host: "Host", cases: list[w.Case]) -> None:
     look = host.submit(run.site.job, revoke, tasks, seen, now.head)
     acted = [now.open[key] for key in dict.fromkeys(key for key, _ in (*revoke, *((t.key, t.attempt) for t in tasks)))]
     run.record([event for case in acted if isinstance(event := decide.submit(case, look, run.now()), w.Event)])
-    _complain(run, host, look)
-
-
-def _complain(run: cli.Run, host: "Host", look: w.Look) -> None:
-    for note in look.notes:
-        run.say(f"{host.name}: {note}")
-    if look.trouble:
-        run.failed(w.Unreachable(f"the queue of {host.name} does not answer: {look.trouble}. See: mqi-check"))
+    run.heard(host.name, look)
 
 
 main = cli.script("mqi-submit", __doc__ or "", work)

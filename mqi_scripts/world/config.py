@@ -76,15 +76,9 @@ def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
         raw = json.loads(json.dumps(tomllib.loads(text), default=lambda date: date.isoformat()[:10]))
     except (tomllib.TOMLDecodeError, ValueError) as error:
         raise Configuration(f"{path}: not TOML: {error}: correct it, then mqi-check --config {path}") from None
-    errors = sorted(Draft202012Validator(schema).iter_errors(raw), key=lambda error: str(list(error.absolute_path)))
+    check = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    errors = sorted(check.iter_errors(raw), key=lambda error: str(list(error.absolute_path)))
     faults = [fault for error in errors for fault in _faults(error)]
-    for name, host in raw["hosts"].items() if not faults else ():
-        if host.get("transport", "ssh") == "ssh" and not host.get("address"):
-            faults.append(f"hosts.{name}.address is missing: user@host, or a Host of ssh_config")
-    try:
-        re.compile(raw["job"].get("progress", "") if not faults else "")
-    except re.error as error:
-        faults.append(f"job.progress is no regular expression: {error}")
     if faults:
         raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
     rules = schema["properties"]

@@ -24,8 +24,9 @@ def write_whole(path: str, text: bytes, *, flush: bool = True) -> None:
         raise Disk(f"{path}: {error}: make room there and run it again") from error
 
 
-def sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: str) -> None:
+    """fsync a file or a folder."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

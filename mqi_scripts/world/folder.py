@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
+from zlib import adler32, crc32
 
-from mqi_scripts.words import Damaged, Disk, Reason
+from mqi_scripts.words import Damaged, Disk, Reason, Unreachable
 from mqi_scripts.world.config import Site
 
 NAME = rb"[A-Za-z0-9_][A-Za-z0-9 ._:+=@,()-]*"
@@ -82,9 +83,8 @@ def look_at(site: Site, case: str) -> Folder:
                 break
     if sum(sizes.values()) > limits.max_bytes:
         reasons.append(Reason("too large", "", f"more than {limits.max_bytes} bytes (scan.max_bytes)"))
-    from hashlib import sha256  # noqa: PLC0415
-
-    sign = sha256("\n".join(sorted(seen)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    text = "\n".join(sorted(seen)).encode("utf-8", "surrogateescape")
+    sign = f"{crc32(text):08x}{adler32(text):08x}{len(text):x}"  # of chance, not of malice: the content's digest is sha256
     return Folder(sizes, sign, newest, tuple(reasons[:20]))
 
 
@@ -117,18 +117,22 @@ def _fault(name: str, info: os.stat_result, deepest: int, *, folder: bool = Fals
 
 
 def read(top: int, name: str, target: str = "") -> str:
-    """sha256 of a file below the descriptor top, copied to target as it is read. Raises OSError if it is no regular file."""
+    """sha256 of a file below the descriptor top, copied to target as it is read. Raises Unreachable if it is not there as a
+    regular file, and Disk or OSError where target cannot be written."""
     from hashlib import sha256  # noqa: PLC0415
 
     *folders, last = name.split("/")
-    with ExitStack() as above:
-        for part in folders:
-            top = above.enter_context(opened(part, top))
-        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top)
+    try:
+        with ExitStack() as above:
+            for part in folders:
+                top = above.enter_context(opened(part, top))
+            fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=top)
+    except OSError as error:
+        raise Unreachable(f"{name} cannot be read any more: {error.strerror}; the next run looks again") from None
     digest = sha256()
-    with os.fdopen(fd, "rb", buffering=0) as source:
+    with open(fd, "rb", buffering=0) as source:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(f"{name} is not a regular file any more")
+            raise Unreachable(f"{name} is no regular file any more; the next run looks again")
         with open(target or os.devnull, "xb" if target else "wb", buffering=0) as copy:
             while chunk := source.read(READ):
                 digest.update(chunk)

@@ -6,14 +6,13 @@ Transport ssh or local, files by scp or tar, engine pueue or direct: the far sid
 import os
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import sha256
 from typing import NamedTuple
 
-from mqi_scripts.pure import readers
+from mqi_scripts.pure import codec, readers
 from mqi_scripts.words import Configuration, Damaged, Disk, Head, Look, Unreachable
-from mqi_scripts.world.config import HostConfig, Job
+from mqi_scripts.world.config import HostConfig, Job, Site
 from mqi_scripts.world.files import write_whole
-from mqi_scripts.world.run import Ran, run
+from mqi_scripts.world.ledger import Ledger
 
 FAR = os.path.join(os.path.dirname(os.path.dirname(__file__)), "far")
 TROUBLE = (  # what ssh, scp and sh say, and what it means for a person
@@ -67,7 +66,7 @@ class Host:
         """Revoke those, add these once each, then look."""
         text = _far("mqi-job.sh")
         tasks = [(*add, " ".join(self.config.devices.get(add.group, ())) or "-") for add in adds]
-        words = [sha256(text.encode()).hexdigest()[:16], text, job.command, job.version_command, int(job.time_limit),
+        words = [codec.sha256(text.encode())[:16], text, job.command, job.version_command, int(job.time_limit),
                  len(revoke), *_words(revoke), len(tasks), *_words(tasks), *_words(look)]  # fmt: skip
         return self._looked(self.session("submit", words, head))
 
@@ -105,14 +104,18 @@ class Host:
         return self.config.transport == "ssh" and self.config.transfer == "scp"
 
     def _copy(self, argv: Sequence[str], on_tick: Callable[[int], object] | None) -> None:
+        from mqi_scripts.world.run import run  # noqa: PLC0415  # subprocess and its kin
+
         ran = run(argv, seconds=self.config.timeout, on_tick=on_tick)
         if ran.code or ran.ended:
-            raise self._trouble(ran, "the copy broke off")
+            raise self._trouble(ran.err, ran.ended or "the copy broke off")
 
     # sessions
 
     def session(self, verb: str, words: Sequence[object], head: Head, *, judged: bool = True) -> readers.Answer:
         """Run one verb of mqi-remote there. Raises Unreachable, Damaged (not our root) or Disk; else all was said."""
+        from mqi_scripts.world.run import run  # noqa: PLC0415
+
         nonce, queue = os.urandom(8).hex(), self.config.pueue
         first = [nonce, self.config.root, self.config.engine, queue["command"], queue["config"], self.config.direct["slots"],
                  self.ledger, self.shown, f"{head.seq} {head.digest}", verb]  # fmt: skip
@@ -121,7 +124,7 @@ class Host:
         try:
             said = readers.answer(ran.out, nonce)
         except readers.Unreadable as error:
-            raise self._trouble(ran, str(error)) from None
+            raise self._trouble(ran.err, ran.ended or str(error)) from None
         if judged:
             self._judge(said, verb)
         return said
@@ -153,10 +156,10 @@ class Host:
     def _looked(self, said: readers.Answer) -> Look:
         return readers.look(said, self.config.engine, self.config.root)
 
-    def _trouble(self, ran: Ran, what: str) -> Unreachable | Disk:
-        err = ran.err.decode("utf-8", "replace")
-        last = next((line for line in reversed(readers.show(err).split("\n")) if line.strip()), "")[:300]
-        means = next((text for word, text in TROUBLE if word in err), ran.ended or what)
+    def _trouble(self, said: bytes, what: str) -> Unreachable | Disk:
+        err = said.decode("utf-8", "replace")
+        last = readers.show(err).strip().rpartition("\n")[2][:300]
+        means = next((text for word, text in TROUBLE if word in err), what)
         kind = Disk if "No space left" in err else Unreachable
         who = f"{self.name} ({self.config.address or 'this machine'})"
         return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check")
@@ -185,6 +188,12 @@ class Host:
         path = os.path.join(self.state, "cache", f"ssh-{self.name}")
         write_whole(path, text.encode(), flush=False)
         return path
+
+
+def hosts(site: Site, book: Ledger, *, fresh: bool = False) -> list[Host]:
+    """The site's hosts. fresh: a root without its mark is taken for a new one."""
+    state = book.state()
+    return [Host(h, site.state, state.id, state.roots.get(h.name) == h.root and not fresh, book.holds) for h in site.hosts]
 
 
 def _words(rows: Iterable[Iterable[object]]) -> list[str]:

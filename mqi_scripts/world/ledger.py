@@ -15,21 +15,16 @@ from mqi_scripts import words as w
 from mqi_scripts.pure import codec
 from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.world import lock
-from mqi_scripts.world.files import sync_folder, write_whole
+from mqi_scripts.world.files import sync, write_whole
 
 FOLD = 2  # goes up when the meaning of the cached fold changes
 BEHIND = 1000  # lines that a reader folds before it, too, keeps the fold
 
 
-class State(NamedTuple):
-    """The fold of the ledger up to byte `size` of `file`. roots: those that this ledger has used, by host."""
-
-    id: str
-    head: w.Head
-    file: str
-    size: int
-    roots: dict[str, str]
-    open: dict[str, w.Case]
+# The fold of the ledger up to byte `size` of `file`. roots: those that this ledger has used, by host.
+State = NamedTuple("State", [
+    ("id", str), ("head", w.Head), ("file", str), ("size", int), ("roots", dict[str, str]), ("open", dict[str, w.Case]),
+])  # fmt: skip
 
 
 def nothing() -> State:
@@ -47,9 +42,6 @@ class Ledger:
 
     def state(self) -> State:
         """The fold of all that is acknowledged. Raises Damaged where the chain breaks."""
-        if not os.path.exists(self._path("ledger.lock")):
-            self._closed = {}
-            return nothing()
         with lock.held(self._path("ledger.lock"), 30, shared=True):
             state = self._catch_up()
             if state.head.seq - self._kept > BEHIND:
@@ -79,28 +71,22 @@ class Ledger:
         names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
         return sorted(n for n in names if n.startswith("ledger-") and n.endswith(".jsonl"))
 
-    def records(self, damaged: list[str]) -> Iterator[tuple[dict[str, Any], w.Head]]:
-        """Every record in order, streamed and checked; the first damage ends it and lands in damaged."""
+    def records(self) -> Iterator[tuple[dict[str, Any], w.Head]]:
+        """Every record in order, streamed and checked. Raises Damaged at the first bad one."""
         head = codec.START
         for name in self.files():
-            try:
-                for record, new, _ in self._lines(name, 0, head):
-                    head = new
-                    yield record, head
-            except w.Damaged as error:
-                damaged.append(str(error))
-                return
+            for record, head, _ in self._lines(name, 0, head):  # noqa: B020  # it was read before
+                yield record, head
 
     def holds(self, head: w.Head) -> bool:
-        """Whether the line with that seq and digest is in this ledger."""
+        """Whether the line with that digest is in this ledger."""
+        end = f'"sha256":"{head.digest}"}}\n'.encode()
         if head == self.state().head:
             return True
-        end = f'"sha256":"{head.digest}"}}\n'.encode()
         for name in reversed(self.files()):
             with open(self._path(name), "rb") as file:
-                for text in file:
-                    if text.endswith(end):
-                        return bool(json.loads(text)["seq"] == head.seq)
+                if any(text.endswith(end) for text in file):
+                    return True
         return False
 
     def append(self, events: Sequence[w.Event], now: str) -> list[w.Event]:
@@ -111,7 +97,6 @@ class Ledger:
         """
         if not events and self.state().id:
             return []
-        prepare(self.folder)
         with lock.held(self._path("ledger.lock"), 30):
             self._set_torn_aside()
             state = self._catch_up()
@@ -212,11 +197,9 @@ class Ledger:
 
     def _keep(self, state: State) -> None:
         """Write the fold beside the ledger, which does not need it: a full disk stops nobody here."""
-        parts: list[dict[str, Any]] = [{**state._asdict(), "open": 0, "cases": state.open}, {"cases": self._load_closed()}]
         text = b""
-        for part in parts:
-            part["cases"] = list(part["cases"].values())
-            body = json.dumps({**part, "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
+        for part, cases in ((state._asdict() | {"open": 0}, state.open), (dict[str, Any](), self._load_closed())):
+            body = json.dumps(part | {"cases": [*cases.values()], "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
             text += b"%d %b" % (crc32(body), body)
         with suppress(w.Disk):
             write_whole(self._path("cache", "fold"), text)
@@ -263,17 +246,10 @@ def _write(path: str, text: bytes, good: int) -> int:
             raise OSError("the disk took only a part of it")
         os.fsync(fd)
         if fresh:
-            sync_folder(os.path.dirname(path))
+            sync(os.path.dirname(path))
     except OSError as error:
         os.ftruncate(fd, good)
         raise w.Disk(f"{path}: {error}. Nothing was recorded: make room there (df -h, df -i) and run it again") from error
     finally:
         os.close(fd)
     return good + len(text)
-
-
-def prepare(folder: str) -> None:
-    """The sub-folders of a state folder."""
-    for name in ("cache", "health", "manifests", "outbox", "inbound"):
-        if not os.path.isdir(path := os.path.join(folder, name)):
-            os.makedirs(path, 0o700, exist_ok=True)

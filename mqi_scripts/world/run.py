@@ -14,13 +14,8 @@ CHUNK = 1 << 16
 MOST_ERR = 1 << 16  # bytes of stderr that are kept
 
 
-class Ran(NamedTuple):
-    """What became of a process. ended: "" by itself, else `deadline` or `stdout limit`. err is cut at its limit."""
-
-    code: int
-    out: bytes
-    err: bytes
-    ended: str
+# What became of a process. ended: "" by itself, else `deadline` or `stdout limit`. err is cut at its limit.
+Ran = NamedTuple("Ran", [("code", int), ("out", bytes), ("err", bytes), ("ended", str)])
 
 
 def run(

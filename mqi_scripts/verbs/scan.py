@@ -65,8 +65,8 @@ def work(run: cli.Run) -> None:
 
 def key_of(ledger: str, path: str, memo: dict[str, Any]) -> str:
     """The case's key: ledger id and path, hashed; it names the remote folder and the label. Known ones are not hashed again."""
-    known = memo.get("key")
-    return str(known[1]) if known and known[0] == ledger else codec.sha256(f"{ledger}\0{path}".encode("utf-8", "surrogateescape"))[:20]
+    of, key = memo.get("key", ("", ""))
+    return str(key) if of == ledger else codec.sha256(f"{ledger}\0{path}".encode("utf-8", "surrogateescape"))[:20]
 
 
 def judge(

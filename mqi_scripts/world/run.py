@@ -79,7 +79,7 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         until = time.monotonic() + GRACE
         lives = _signal(child, number)
-        while lives and number == signal.SIGTERM and time.monotonic() < until:
+        while lives and time.monotonic() < until:
             time.sleep(0.01)
             lives = _signal(child, 0)
         if not lives:

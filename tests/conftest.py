@@ -206,7 +206,7 @@ class Place:
         folder = self.inbox / name
         (folder / "d").mkdir(parents=True)
         (folder / "plan.txt").write_text(content or f"plan of {name}\n")
-        (folder / "d" / "log.bin").write_bytes(name.encode() * 100)
+        (folder / "d" / "log.bin").write_bytes(os.fsencode(name) * 100)
         return folder
 
     def argv(self, program: str, *words: str) -> list[str]:

@@ -195,3 +195,13 @@ def test_results_with_hostile_names_stay_in_their_place(tmp_path: Path) -> None:
     there = ["-rf $(touch CANARY) *.out", "a_b.out", "esc_[31m.out", "mqi-result.json", "sub dir/1G180_TX.out", "two_lines.out"]
     assert names == there
     assert not list(tmp_path.rglob("CANARY"))
+
+
+def test_jobs_that_end_at_once_have_their_exit_codes(tmp_path: Path) -> None:
+    """Forty at once on two cores: a shell may have reaped its job before it waits for it."""
+    text = host_text("local", "direct", "scp", None, None).replace("slots = 2", "slots = 40")
+    place = Place(tmp_path / "site", text, "true")
+    for number in range(40):
+        place.case(f"{number:02}")
+    rows = place.until("failed")
+    assert {row["reason"] for row in rows.values()} == {"the job ended with exit 0 without a result that matches *.out"}

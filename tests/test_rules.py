@@ -131,7 +131,7 @@ def test_poll_keeps_the_order_of_truth_in_every_sight(status: str) -> None:
                 expected = [] if status == "missing" else ["missing"]
             assert said == expected, where
         elif result and not ending:
-            verdict = {"0": ["succeeded"], "1": ["failed"], "signal": ["interrupted"], "fault": ["failed"], "garbage": []}[result]
+            verdict = {"0": ["succeeded"], "1": ["failed"], "signal": ["interrupted"], "fault": ["failed"], "garbage": ["failed"]}[result]
             assert said == start + verdict, where
         elif held or alive:
             assert said == start, where

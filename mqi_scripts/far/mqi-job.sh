@@ -77,7 +77,9 @@ job=$!
   wait $! && kill -USR1 $$
 } </dev/null >/dev/null 2>&1 &
 watch=$!
-while kill -0 $job 2>/dev/null; do # a signal to this shell ends wait, not the job
+wait $job
+code=$?
+while kill -0 $job 2>/dev/null; do # a signal to this shell ended wait, not the job
   wait $job
   code=$?
 done

@@ -161,7 +161,7 @@ def _verdict(case: w.Case, trace: w.Trace, rules: Rules, now: str) -> list[w.Eve
         return [w.Succeeded(case.key, now, case.attempt, manifest, result.get("since", ""), result.get("until", ""))]
     if code.isdigit():
         return [_fail(case, trace, f"the job ended with exit {code}", "application", now, int(code))]
-    return []  # a result that this suite cannot read is unknown
+    return [_fail(case, trace, "its result cannot be read", "system", now)]  # it was renamed into place: it stays like this
 
 
 def _cut_off(case: w.Case, reason: str, rules: Rules, trace: w.Trace, now: str) -> list[w.Event]:

@@ -95,7 +95,7 @@ def _filled(raw: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]
             values[name] = _filled(raw.get(name, {}), rule)
             continue
         value = raw.get(name, rule.get("default"))
-        values[name] = int(value[:-1]) * SECONDS[value[-1]] if rule.get("pattern") == "^[0-9]+[smhd]$" else value
+        values[name] = int(value[:-1]) * SECONDS[value[-1]] if "[smhd]" in rule.get("pattern", "") else value
     return values
 
 

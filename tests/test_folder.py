@@ -116,7 +116,7 @@ def test_too_many_and_too_large_are_held(rule: str, code: str, local_place: Plac
     (local_place.case("a") / "more").write_text("x" * 60)
     assert local_place("mqi-scan").code == 1
     reason = local_place.rows()["a"]["reason"]
-    assert f"scan.{rule.split()[0]}" in reason
+    assert f"scan.{rule.split(maxsplit=1)[0]}" in reason
     assert f'"code":"{code}"'.encode() in local_place.ledger()
 
 

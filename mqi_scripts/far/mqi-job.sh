@@ -77,12 +77,7 @@ job=$!
   wait $! && kill -USR1 $$
 } </dev/null >/dev/null 2>&1 &
 watch=$!
-wait $job
-code=$?
-while kill -0 $job 2>/dev/null; do # a signal to this shell ended wait, not the job
-  wait $job
-  code=$?
-done
+while wait $job; code=$?; kill -0 $job 2>/dev/null; do :; done # a signal to this shell ends wait, not the job
 kill $watch 2>/dev/null
 
 # 5. what came out, then the result: without a list of all that came out there is none

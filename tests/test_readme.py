@@ -1,0 +1,232 @@
+"""Every command of the README, in its order, with its paths below a temporary folder and its compute host on loopback;
+and the demo, from an installed wheel and from a fresh copy of the checkout."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import REPO, Place, Pueued, Sshd
+from test_ground import LAYERS
+
+from mqi_scripts import words as w
+from mqi_scripts.demo.make_case import BEAMS, LAYERS as DEMO_LAYERS, make_case
+
+README = (REPO / "README.md").read_text()
+BLOCKS = [(kind, body) for kind, body in re.findall(r"```(\w+)\n(.*?)```", README, re.S)]
+SH = [body for kind, body in BLOCKS if kind == "sh"]
+
+
+class Site(NamedTuple):
+    """Where the README's paths lie in this test."""
+
+    folder: Path
+    wheel: Path
+
+    def path(self, text: str) -> Path:
+        return self.folder / text.lstrip("/")
+
+    def here(self, text: str) -> str:
+        """The text with the README's places, accounts and host in this folder, by this account, on this machine."""
+        me = getpass.getuser()
+        for place in ("/etc/systemd/system", "/etc/mqi", "/opt/mqi", "/var/lib/mqi", "/srv/mqi", "/data/mqi"):
+            text = re.sub(rf"(?<![\w/]){place}", str(self.path(place)), text)
+        swaps = [("mqi@192.0.2.5", f"{me}@127.0.0.1"), ("192.0.2.5", "127.0.0.1"), ("sudo -u mqi ", ""), ("-o mqi -g mqi", f"-o {me}"),
+                 ("mqi:mqi ", f"{me} "), ("systemctl enable --now", f"systemctl --root={self.folder} enable"),
+                 ("useradd ", ("" if os.geteuid() == 0 else "sudo -n ") + f"useradd --prefix {self.folder} "),
+                 ("pip install --quiet .", f"pip install --quiet {self.wheel}")]  # fmt: skip
+        for old, new in swaps:
+            text = text.replace(old, new)
+        return text
+
+    def run(self, block: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """The block as one shell would run it, a failing line ending it."""
+        path = f"{self.path('/opt/mqi/bin')}:{os.environ['PATH']}:/usr/sbin:/sbin"
+        return subprocess.run(["/bin/bash", "-euo", "pipefail", "-c", self.here(block)], cwd=REPO, env={**os.environ, "PATH": path, **env},
+                              capture_output=True, text=True, timeout=300)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The README's first block of installation, with the wheel that this checkout builds."""
+    folder = tmp_path_factory.mktemp("gateway")
+    for name in ("etc", "opt", "srv/mqi/inbox", "srv/mqi/results", "data", "var/lib", "etc/systemd/system", "home"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for name in ("passwd", "group", "shadow", "gshadow"):
+        (folder / "etc" / name).touch()
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder / "dist"), str(REPO)], check=True)
+    place = Site(folder, next((folder / "dist").glob("*.whl")))
+    done = place.run(SH[2])
+    assert done.returncode == 0, done.stderr
+    yield place
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_first_two_commands_are_the_demo_and_the_tests() -> None:
+    assert [block.strip() for block in SH[:2]] == ["bin/mqi-demo", "tests/run"]
+    assert [kind for kind, _ in BLOCKS].count("toml") == 1
+
+
+def test_the_test_command_runs(tmp_path: Path) -> None:
+    """All of it but what would run this test again: the set-up, then pytest, which ends with its closing line."""
+    argv = [str(REPO / SH[1].strip()), "--quick", "tests/test_rules.py", "-k", "hosts"]
+    ran = subprocess.run(argv, cwd=tmp_path, env={**os.environ, "HOME": os.environ.get("MQI_REAL_HOME", os.environ["HOME"]),
+                         "MQI_TEST_CACHE": str(tmp_path)}, capture_output=True, text=True)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"\d+ passed, \d+ deselected in .*\n$", ran.stdout)
+
+
+def test_the_wheel_carries_everything(site: Site) -> None:
+    names = set(zipfile.ZipFile(site.wheel).namelist())
+    for folder in ("schemas", "systemd"):
+        assert {f"mqi_scripts/{folder}/{path.name}" for path in (REPO / folder).iterdir()} <= names
+    assert {f"mqi_scripts/far/{path.name}" for path in (REPO / "mqi_scripts" / "far").iterdir()} <= names
+    assert {f"mqi_scripts/{layer}/__init__.py" for layer in LAYERS[1:]} <= names
+    assert not [name for name in names if name.startswith(("tests", "bin"))]
+
+
+def test_the_demo_runs_from_the_installed_wheel(site: Site, tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    program = site.path("/opt/mqi/bin/mqi-demo")
+    ran = subprocess.run([program, "--folder", str(tmp_path / "demo")], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    three_beams(ran.stdout, tmp_path / "demo")
+    assert str(REPO) not in ran.stdout + ran.stderr
+    assert "\n  mqi-report --json --config" in ran.stdout
+
+
+def three_beams(said: str, folder: Path) -> None:
+    assert re.findall(r"^beam (\S+) completed: ", said, re.M) == list(BEAMS)
+    doses = sorted(folder.glob("results/*/Dose/*_Dose.dcm"))
+    assert len(doses) == 3
+    assert len(list(folder.glob("results/*/log/*.csv"))) == 3
+    record = json.loads(next(folder.glob("results/*/mqi-result.json")).read_text())
+    assert (record["attempt"], record["exit"], len(record["files"])) == (1, 0, 6)
+    assert said.count("--config") >= 8  # six programs, each shown, and three to try
+
+
+def test_the_installed_site_works_as_the_readme_says(site: Site, sshd: Sshd, pueued: Pueued) -> None:
+    """Key, known host, configuration, check, timers, the line, the reports, the night: one story, block by block."""
+    env = {"MQI_CONFIG": str(site.path("/etc/mqi/mqi.toml")), "LC_ALL": "C.UTF-8"}
+    keys, check, timers, line, reports, night = SH[3:]
+    ran = site.run(keys.replace("-p 22", f"-p {sshd.port}"), **env)
+    assert ran.returncode == 0, ran.stderr
+    assert "mqi-gpu1 (ED25519)" in ran.stdout
+    with (sshd.folder / "authorized_keys").open("a") as file:
+        file.write(site.path("/etc/mqi/ssh/id_ed25519.pub").read_text())
+    text = site.here(next(body for kind, body in BLOCKS if kind == "toml")).replace("port     = 22", f"port     = {sshd.port}")
+    text = text.replace("cd /opt/moqui && ./compute \"$MQI_INPUT\" \"$MQI_OUTPUT\"", 'mkdir Dose && cp "$MQI_INPUT/plan.txt" Dose/1_Dose.dcm')
+    text = text.replace('"15m" ', '"0s" ')
+    text += f'known_hosts = "{site.path("/etc/mqi/known_hosts")}"\n'
+    text += f'[hosts.gpu1.pueue]\ncommand = "{pueued.command}"\nconfig = "{pueued.config}"\n'
+    Path(env["MQI_CONFIG"]).write_text(text)
+    checked = site.run(check, **env)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "TROUBLE" not in checked.stdout
+    enabled = site.run(timers, **env)
+    assert enabled.returncode == 0, enabled.stderr
+    wanted = {path.name for path in site.path("/etc/systemd/system/timers.target.wants").iterdir()}
+    assert wanted == {path.name for path in (REPO / "systemd").glob("*.timer")}
+    case = site.path("/srv/mqi/inbox/2.25.1001.1")
+    case.mkdir()
+    (case / "plan.txt").write_text("plan\n")
+    for _ in range(50):
+        carried = site.run(line, **env)
+        assert carried.returncode == 0, carried.stderr
+        if '"completed"' in site.run("mqi-report --jsonl", **env).stdout:
+            break
+    assert site.path("/srv/mqi/results/2.25.1001.1/Dose/1_Dose.dcm").read_text() == "plan\n"
+    with_files = site.run(f"cd {site.folder}\n{reports}", **env)
+    assert with_files.returncode == 0, with_files.stderr
+    assert "completed" in with_files.stdout
+    assert (site.folder / "report.csv").read_bytes().startswith(b'"case_id"')
+    assert json.loads((site.folder / "report.json").read_text())["site"] == "G1"
+    awake = site.run(night, **env)
+    assert awake.returncode == 0, awake.stderr
+    for unit in (REPO / "systemd").glob("*.timer"):  # what the timers start, by the line in the unit
+        program = re.search(r"^ExecStart=(.*)$", (REPO / "systemd" / "mqi@.service").read_text(), re.M)
+        name = re.search(r"^Unit=mqi@(\w+)\.service$", unit.read_text(), re.M)
+        assert program
+        assert name
+        assert site.run(program[1].replace("%i", name[1]), **env).returncode == 0
+
+
+def test_every_program_and_exit_code_stands_in_the_readme(site: Site) -> None:
+    for program in (REPO / "bin").iterdir():
+        assert f"| `{program.name}` |" in README
+    codes = {kind.code for kind in vars(w).values() if isinstance(kind, type) and issubclass(kind, w.Failure)} | {0, 1, 130}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.M)} == codes
+    assert {word for word in re.findall(r"`(\w+)`", README) if word in w.STATUSES} == set(w.STATUSES)
+    for link in re.findall(r"\]\(([^)]+)\)", README):
+        assert (REPO / link).exists()
+
+
+def test_a_fresh_copy_of_the_checkout_runs_the_demo_by_itself(tmp_path: Path) -> None:
+    """What git has, nothing else: the first command of the README makes the virtual environment and completes three beams."""
+    copy = tmp_path / "copy"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (REPO / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPO / name, copy / name)
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    ran = subprocess.run([copy / SH[0].strip()], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    three_beams(ran.stdout, next((copy / "demo").iterdir()))
+    command = next(line for line in ran.stdout.splitlines() if "mqi-ledger verify" in line)
+    assert subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, env=env).returncode == 0
+
+
+def test_a_demo_folder_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    ran = subprocess.run([REPO / "bin" / "mqi-demo", "--folder", str(tmp_path)], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "is not empty" in ran.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["mine"]
+
+
+def test_the_made_up_case_has_the_field_s_shape(tmp_path: Path) -> None:
+    import pydicom
+
+    case = make_case(tmp_path)
+    deliveries = sorted(path for path in case.iterdir() if path.is_dir())
+    assert [len(list(path.glob("*.ptn"))) for path in deliveries] == list(DEMO_LAYERS)
+    assert sum(DEMO_LAYERS) == 108
+    for delivery in deliveries:
+        assert {path.stem for path in delivery.glob("*.ptn")} == {path.stem for path in delivery.glob("*.mgn")}
+        assert (delivery / "PlanInfo.txt").read_bytes().count(b"\r\n") == 11
+    size = sum(path.stat().st_size for path in case.rglob("*") if path.is_file())
+    assert 4e6 < size < 7e6
+    assert all(path.stat().st_size % 16 == 0 for path in case.rglob("*.ptn"))
+    plan = pydicom.dcmread(next(case.glob("RP.*.dcm")))
+    treated = [beam for beam in plan.IonBeamSequence if beam.TreatmentDeliveryType == "TREATMENT"]
+    assert [beam.BeamName for beam in treated] == list(BEAMS)
+    assert [beam.NumberOfControlPoints for beam in treated] == [2 * count for count in DEMO_LAYERS]
+    assert plan.Modality == "RTPLAN"
+
+
+def test_the_full_case_has_the_measured_size(tmp_path: Path) -> None:
+    case = make_case(tmp_path, full=True)
+    files = [path for path in case.rglob("*") if path.is_file()]
+    assert len(files) == 223
+    assert 40e6 < sum(path.stat().st_size for path in files) < 50e6
+
+
+def test_the_demo_s_computation_refuses_what_it_cannot_compute(tmp_path: Path) -> None:
+    place = Place(tmp_path / "site", '\ntransport = "local"\nengine = "direct"\n',
+                  f'PYTHONPATH={REPO} {sys.executable} -m mqi_scripts.demo.compute "$MQI_INPUT" .')  # fmt: skip
+    case = make_case(place.inbox)
+    next(case.rglob("*.ptn")).write_bytes(b"123")
+    row = place.until("failed")[case.name]
+    assert row["reason"] == "the job ended with exit 1"
+    assert b"its size 3 is no whole number of rows" in place.ledger()

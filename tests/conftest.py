@@ -94,8 +94,9 @@ def sshd() -> Iterator[Sshd]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile {folder}/pid\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         "PubkeyAuthentication yes\nPermitRootLogin yes\nLogLevel VERBOSE\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
-        "PrintMotd no\nPrintLastLog no\n"
+        f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n"  # the account there has a home of its own, too
     )
+    (folder / "home").mkdir()
     server = subprocess.Popen([program, "-D", "-f", str(folder / "config"), "-E", str(log)])
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:

@@ -185,8 +185,11 @@ verify() { # KEY DIGEST: what is staged is the manifest's files and nothing else
   fi
   sort ../manifest >../expected
   odd=$(find . ! -type d ! -type f -print -delete)
-  wrong=$(find . -type f -print0 | xargs -0 -r -n 16 -P "$(nproc)" sha256sum | sed 's|  \./|  |' | sort |
-    comm -3 - ../expected)
+  cores=$(nproc) files=$(wc -l <../manifest) tool=sha256sum # a few files a process, so that all cores are busy to the end
+  ! openssl dgst -sha256 -r </dev/null >/dev/null 2>&1 || tool='openssl dgst -sha256 -r' # if it is there: four times as fast
+  # shellcheck disable=SC2086 # a command and its options
+  wrong=$(find . -type f -print0 | xargs -0 -r -n $((files / cores / 4 + 1)) -P "$cores" $tool | sed 's| [ *]\./|  |' |
+    sort | comm -3 - ../expected)
   rm -f ../expected
   [ -n "$wrong$odd" ] || return 0
   printf '%s\n' "$wrong" | sed 's/^\t*[0-9a-f]*  //' | sort -u | tr '\n' '\0' | xargs -0 -r rm -f --

@@ -42,8 +42,11 @@ def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
             if case.key not in staged.published:
                 sign, size = fill(run, host, case, outbox, staged._replace(room=staged.room - total))
                 ready, total = ready | {case.key: sign}, total + size
-    if ready:
-        host.send(outbox, cli.progress(run, total))
+    try:
+        if ready:
+            host.send(outbox, cli.progress(run, total))
+    finally:
+        shutil.rmtree(outbox)  # before the far side flushes: what is still unwritten of it never needs to be
     for case in [case for case in cases if case.key in ready and ready[case.key] != look(run, case).sign]:
         run.say(f"{case.id}: its folder changed while it was copied; not published, the next mqi-scan looks again")
         del ready[case.key]
@@ -52,7 +55,6 @@ def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     run.record([w.Pushed(case.key, run.now(), host.name, case.digest) for case in same if case.key in done])
     for key, why in wrong.items():
         run.failed(w.Unreachable(f"{key[: w.ID]} on {host.name}: {why}; the next mqi-push sends what is missing"))
-    shutil.rmtree(outbox, ignore_errors=True)
 
 
 def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) -> tuple[str, int]:

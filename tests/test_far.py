@@ -205,3 +205,23 @@ def test_jobs_that_end_at_once_have_their_exit_codes(tmp_path: Path) -> None:
         place.case(f"{number:02}")
     rows = place.until("failed")
     assert {row["reason"] for row in rows.values()} == {"the job ended with exit 0 without a result that matches *.out"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_job_that_let_go_of_the_lock_is_seen_alive_by_its_group(tmp_path: Path, pueued: Pueued, shell: str) -> None:
+    """The wrapper is killed, the job has closed what it inherited: only its process group tells that it lives."""
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), "exec 8>&- 9>&-; exec sleep 300")
+    submitted_with_busy_slots(pueued)
+    attempt = submitted(place)
+    run = launch(attempt, shell)
+    while not place.executions():
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    subprocess.run(["pkill", "-g", str(run.pid), "-f", "mqi-job"])  # its timer goes, too
+    assert subprocess.run(["flock", "-n", str(attempt.parent / "lock"), "true"]).returncode == 0
+    pueued.client("clean")
+    for _ in range(3):
+        place("mqi-poll")
+    assert place.rows()["a"]["status"] == "running"
+    os.killpg(run.pid, signal.SIGKILL)

@@ -164,28 +164,28 @@ def test_a_job_that_is_killed_is_interrupted_and_done_again(tmp_path: Path, sshd
     once_each(place)
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_scripts_killed_at_twenty_moments_lose_nothing_and_run_nothing_twice(
-    seed: int, tmp_path: Path, sshd: Sshd, pueued: Pueued
-) -> None:
-    pueued.client("parallel", "4", "-g", "gpu0")
-    chance = random.Random(seed)
-    place = Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), 'cp "$MQI_INPUT/plan.txt" plan.out')
-    for number in range(20):
-        place.case(f"case{number:02}")
-    killed = 0
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    while killed < 20:
-        program = LINE[killed % 5]
+def test_each_script_killed_at_twenty_moments_loses_nothing_and_runs_nothing_twice(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    """Twenty cases come in four waves; each script is killed twenty times, at moments spread over what its run takes by then."""
+    for group in ("gpu0", "gpu1"):
+        pueued.client("parallel", "3", "-g", group)
+    chance, env = random.Random(1), {**os.environ, "PYTHONPATH": str(REPO)}
+    place = Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), SLOW)
+    kills, takes = dict.fromkeys(LINE, 0), dict.fromkeys(LINE, 0.5)
+    while min(kills.values()) < 20:
+        if sum(kills.values()) >= 25 * len(list(place.inbox.iterdir())) / 5 and len(list(place.inbox.iterdir())) < 20:
+            for _ in range(5):
+                place.case(f"case{len(list(place.inbox.iterdir())):02}")
+        program = chance.choice([name for name in LINE if kills[name] < 20])
+        start = time.monotonic()
         child = subprocess.Popen(place.argv(program), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            child.wait(chance.uniform(0.05, 0.8))
+            child.wait(chance.uniform(0.02, takes[program]))
+            takes[program] = 0.7 * takes[program] + 0.3 * (time.monotonic() - start)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.wait()
-        killed += 1
-        if killed % 5 == 0:  # let the work get on, so that later kills meet later stages
-            place(LINE[(killed // 5) % 5])
+            kills[program] += 1
+            takes[program] *= 1.1
     rows = place.until("completed")
     assert len(rows) == 20
     once_each(place)

@@ -130,7 +130,7 @@ recorded() { # ATTEMPT-FOLDER: what the wrapper wrote when it began
 }
 
 group_lives() { # a process of the recorded group is there, and its leader, if there is one, is the recorded one
-  kill -0 -- "-$pgid" 2>/dev/null || return 1
+  kill -s 0 -- "-$pgid" 2>/dev/null || return 1 # dash knows no `kill -0 --`
   [ "$ticks" != - ] && read -r stat 2>/dev/null <"/proc/$pgid/stat" || return 0
   # shellcheck disable=SC2086 # fields: the start in ticks is the 20th behind the name
   set -- ${stat##*) }

@@ -30,7 +30,8 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     want = {case.key: wish for case, wish in wishes if isinstance(wish, decide.Submit)}
     placed = place.choose(list(want), look, host.config.groups, host.config.queue_depth)
     why = look.trouble or place.why_none(host.name, look.groups, host.config.groups) or "every slot has enough tasks waiting"
-    waiting = want.keys() - {key for key, _ in placed}
+    there = run.book.state().open
+    waiting = {case.key for case in cases if there.get(case.key, case).status == w.PUSHED} - {key for key, _ in placed}
     run.note["waits"].update({key: why for key in waiting})
     if waiting:
         run.say(f"{len(waiting)} cases wait: {why}")

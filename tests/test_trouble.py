@@ -1,0 +1,237 @@
+"""What stands still says why, and what is wrong is named: waiting cases, full disks, a job that outlives its wrapper, mqi-check."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO, Place, Pueued, Sshd, host_text
+
+ENV = {**os.environ, "PYTHONPATH": str(REPO)}
+
+
+def pushed(place: Place, *names: str) -> None:
+    for name in names:
+        place.case(name)
+    for program in ("mqi-scan", "mqi-push"):
+        assert place(program).code == 0
+
+
+# --- why a case waits
+
+
+def test_paused_groups_are_the_reason_with_the_command_that_helps(far_place: Place, pueued: Pueued) -> None:
+    pushed(far_place, "a")
+    for group in ("gpu0", "gpu1"):
+        pueued.client("pause", "-g", group)
+    before = far_place.ledger()
+    ran = far_place("mqi-submit")
+    assert (ran.code, far_place.ledger()) == (0, before)
+    assert "every group of far is paused (gpu0, gpu1): on far, `pueue start -g gpu0`" in far_place.rows()["a"]["reason"]
+    pueued.client("start", "-g", "gpu1")
+    far_place.until("completed")
+    assert far_place.rows()["a"]["pueue_group"] == "gpu1"
+
+
+def test_a_group_that_is_paused_after_the_submit_is_the_reason(far_place: Place, pueued: Pueued) -> None:
+    for group in ("gpu0", "gpu1"):
+        pueued.client("add", "-g", group, "--", "sleep 600")
+    pushed(far_place, "a")
+    far_place("mqi-submit")
+    pueued.client("pause", "-g", "gpu0")
+    far_place("mqi-poll")
+    row = far_place.rows()["a"]
+    assert (row["status"], row["reason"]) == ("submitted", "group gpu0 of far is paused: on far, `pueue start -g gpu0`")
+
+
+def test_a_missing_group_is_the_reason(far_place: Place, pueued: Pueued) -> None:
+    pushed(far_place, "a")
+    far_place.config.write_text(far_place.config.read_text().replace('groups = ["gpu*"]', 'groups = ["tpu*"]'))
+    far_place("mqi-submit")
+    assert "no group of far matches tpu* (there: default, gpu0, gpu1)" in far_place.rows()["a"]["reason"]
+    assert "pueue group add" in far_place.rows()["a"]["reason"]
+
+
+def test_a_queue_that_is_down_is_the_reason_and_decides_nothing(far_place: Place, pueued: Pueued) -> None:
+    pushed(far_place, "a")
+    pueued.signal(9)
+    before = far_place.ledger()
+    ran = far_place("mqi-submit")
+    assert (ran.code, far_place.ledger()) == (69, before)
+    assert "Connection refused" in far_place.rows()["a"]["reason"]
+    assert "the queue of far does not answer" in far_place("mqi-report").out
+    pueued.start()
+    assert far_place.until("completed")["a"]["attempt"] == 1
+
+
+def test_the_least_loaded_group_gets_the_case_everybodys_tasks_counted(far_place: Place, pueued: Pueued) -> None:
+    for _ in range(3):
+        pueued.client("add", "-g", "gpu0", "--", "sleep 600")
+    pushed(far_place, "a", "b")
+    far_place("mqi-submit")
+    assert {row["pueue_group"] for row in far_place.rows().values()} == {"gpu1"}
+
+
+def test_only_a_shallow_queue_is_kept(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    text = host_text("ssh", "pueue", "scp", sshd, pueued).replace("queue_depth = 100", "queue_depth = 2")
+    place = Place(tmp_path / "site", text, "sleep 600")
+    pushed(place, *"abcdefghij")
+    place("mqi-submit")
+    time.sleep(0.5)
+    for _ in range(3):
+        place("mqi-submit")
+    rows = place.rows().values()
+    assert len(pueued.state()["tasks"]) == 6  # one runs and two wait in each group
+    assert [row["reason"] for row in rows if row["status"] == "pushed"] == ["every slot has enough tasks waiting"] * 4
+
+
+# --- full disks: real ones, of 70 MB, in a name space of their own
+
+
+def in_a_small_disk(place: Place, folder: Path, fill: str, program: str) -> subprocess.CompletedProcess[str]:
+    """The program, with a small file system over the folder, its content copied there and `fill` left free."""
+    folder.mkdir(exist_ok=True)
+    script = (
+        'small=$1 fill=$2; shift 2; kept=$(mktemp -d) && cp -a "$small/." "$kept" && mount -t tmpfs -o size=70m,mode=700 none "$small" &&'
+        'cp -a "$kept/." "$small" && rm -rf "$kept" && head -c "$fill" /dev/zero >"$small/filler"; "$@"; code=$?; ls -R "$small"; exit $code'
+    )
+    flags = ["-m"] if os.geteuid() == 0 else ["-rm"]
+    argv = ["unshare", *flags, "/bin/sh", "-c", script, "sh", str(folder), fill, *place.argv(program)]
+    return subprocess.run(argv, env=ENV, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("side", ["there", "here"])
+def test_room_is_looked_for_on_both_sides_before_anything_is_copied(side: str, local_place: Place) -> None:
+    place = local_place
+    pushed(place, "first")
+    place.case("a")
+    place("mqi-scan")
+    before = place.ledger()
+    ran = in_a_small_disk(place, place.root if side == "there" else place.state, "20M", "mqi-push")
+    assert ran.returncode == 74, ran.stderr
+    assert ("far:/" in ran.stderr) == (side == "there")
+    assert "no room" in ran.stderr
+    assert "make room" in ran.stderr
+    assert place.ledger() == before
+    assert place("mqi-push").code == 0
+
+
+def test_a_ledger_on_a_full_disk_says_so_and_stays_as_it_was(local_place: Place) -> None:
+    place = local_place
+    pushed(place, "a")
+    before = place.ledger()
+    ran = in_a_small_disk(place, place.state, "200M", "mqi-submit")
+    assert ran.returncode == 74, ran.stderr
+    assert "make room" in ran.stderr
+    assert place.ledger() == before
+    assert place.until("completed")["a"]["attempt"] == 1
+
+
+def test_a_host_whose_disk_is_full_gets_no_attempt(local_place: Place) -> None:
+    place = local_place
+    pushed(place, "a")
+    ran = in_a_small_disk(place, place.root, "200M", "mqi-submit")
+    assert ran.returncode == 74, ran.stderr
+    assert "make room there" in ran.stderr
+    assert place.executions() == []
+    assert place.until("completed")["a"]["attempt"] == 1
+
+
+# --- a job that outlives its limit and its wrapper
+
+
+def test_poll_ends_a_job_that_outlived_its_time_limit_and_its_wrapper(tmp_path: Path, pueued: Pueued) -> None:
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), "echo deep; sleep 300; true")
+    pushed(place, "a")
+    place("mqi-submit")
+    while not place.executions():
+        time.sleep(0.02)
+    attempt = next(place.root.glob("cases/*/attempt-1"))
+    while not (attempt / "status").exists():
+        time.sleep(0.02)
+    fields = (attempt / "status").read_text().split(" ")
+    os.kill(int(fields[1]), 9)  # the wrapper, which leads the group
+    place("mqi-poll")
+    assert place.rows()["a"]["status"] == "running"
+    fields[4] = str(int(fields[4]) - 1000)  # it began a thousand seconds earlier
+    (attempt / "status").write_text(" ".join(fields))
+    ran = place("mqi-poll")
+    assert "outlived their time limit and their wrapper: ending them" in ran.err
+    assert ran.code == 0, ran.err
+    assert (attempt / "ending").read_text() == "time limit\n"
+    row = place.until("failed")["a"]
+    assert (row["reason"], row["category"]) == ("time limit", "application")
+    assert not [pid for pid in subprocess.run(["pgrep", "-g", fields[1]], capture_output=True, text=True).stdout.split()]
+
+
+# --- mqi-check, progress
+
+
+def test_check_names_every_probe_of_a_sound_site(far_place: Place) -> None:
+    ran = far_place("mqi-check")
+    assert ran.code == 0, ran.out
+    lines = ran.out.splitlines()
+    assert all(line.startswith("ok      ") for line in lines)
+    for probe in ("configuration", "state ", "inbox ", "results ", "room in ", "ledger", "far: session over ssh, host key known", "far: root ",
+                  "far: programs", "far: clock", "far: room", "far: pueue 4.", "far: queue", "far: groups gpu0 (1), gpu1 (1)"):  # fmt: skip
+        assert sum(line.startswith(f"ok      {probe}") for line in lines) >= 1, probe
+    assert far_place.ledger() == b""
+
+
+def test_check_names_the_trouble_and_its_fix(far_place: Place, pueued: Pueued) -> None:
+    far_place("mqi-scan")
+    far_place.config.write_text(far_place.config.read_text().replace('groups = ["gpu*"]', 'groups = ["tpu*"]'))
+    ran = far_place("mqi-check")
+    assert ran.code == 1
+    assert re.search(r"^TROUBLE far: groups : no group of far matches tpu\*.*pueue group add", ran.out, re.M)
+    far_place.inbox.rmdir()
+    assert "it does not exist: mount it, or correct site.inbox" in far_place("mqi-check").out
+    far_place.state.chmod(0o755)
+    ran = far_place("mqi-check")
+    assert ran.code == 78
+    assert "chmod 700" in ran.out
+    far_place.state.chmod(0o700)
+    pueued.signal(9)
+    ran = far_place("mqi-check")
+    assert ran.code >= 69
+    assert "far: queue: it does not answer" in ran.out
+    assert "start pueued there" in ran.out
+
+
+def test_a_terminal_sees_the_progress_of_a_push_and_a_pipe_does_not(far_place: Place) -> None:
+    case = far_place.case("a")
+    for number in range(30):
+        (case / f"f{number}").write_bytes(os.urandom(2_000_000))
+    far_place("mqi-scan")
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    child = subprocess.Popen(far_place.argv("mqi-push"), env=ENV, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # the other end is closed
+            break
+        said += piece
+    assert child.wait() == 0
+    assert child.stdout
+    assert b"pushed to far" in child.stdout.read()
+    child.stdout.close()
+    assert re.search(rb"mqi-push:.*\d+%\|.*B/s\]", said)
+    far_place.case("b")
+    far_place("mqi-scan")
+    assert "%|" not in far_place("mqi-push").err
+
+
+def test_reports_of_one_site_are_told_apart_by_their_names(local_place: Place) -> None:
+    body = json.loads(local_place("mqi-report", "--json").out)
+    assert (body["site"], body["cases"], body["head"]["seq"]) == ("T", [], 0)
+    assert local_place("mqi-report").out.startswith("T: 0 cases")

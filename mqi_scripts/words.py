@@ -15,6 +15,7 @@ class Failure(Exception):
     """An expected trouble: its text names the thing, the reason and the next command; `code` is the exit code."""
 
     code = 70
+    category = "system"
 
 
 class Usage(Failure):
@@ -31,6 +32,7 @@ class Unreachable(Failure):
     """A host, a queue or a mount does not answer: all that is there is unknown."""
 
     code = 69
+    category = "network"
 
 
 class Disk(Failure):
@@ -43,6 +45,7 @@ class Busy(Failure):
 
 class Configuration(Failure):
     code = 78
+    category = "config"
 
 
 class Illegal(Exception):
@@ -69,34 +72,31 @@ Back = NamedTuple("Back", [("case", str), ("at", str)])
 # input published on the host, every byte verified there
 Pushed = NamedTuple("Pushed", [("case", str), ("at", str), ("host", str), ("digest", str)])
 # the intent, before the far side is asked to add the attempt; then its folder or task was seen (task "": no task yet)
-Submitting = NamedTuple(
-    "Submitting", [("case", str), ("at", str), ("attempt", int), ("digest", str), ("host", str), ("group", str)]
-)
+Submitting = NamedTuple("Submitting", [
+    ("case", str), ("at", str), ("attempt", int), ("digest", str), ("host", str), ("group", str),
+])  # fmt: skip
 Submitted = NamedTuple("Submitted", [("case", str), ("at", str), ("attempt", int), ("group", str), ("task", str)])
 # a first look shows neither task nor process (a second decides); the claim is the link `revoked`: it can never start
 Missing = NamedTuple("Missing", [("case", str), ("at", str), ("attempt", int)])
 Revoked = NamedTuple("Revoked", [("case", str), ("at", str), ("attempt", int)])
 # the claim was seen (since: the wrapper's clock); the job exited 0 (manifest: digest of its output's)
-Started = NamedTuple(
-    "Started", [("case", str), ("at", str), ("attempt", int), ("group", str), ("slot", str), ("task", str), ("since", str)]
-)
-Succeeded = NamedTuple(
-    "Succeeded", [("case", str), ("at", str), ("attempt", int), ("manifest", str), ("started", str), ("ended", str)]
-)
+Started = NamedTuple("Started", [
+    ("case", str), ("at", str), ("attempt", int), ("group", str), ("slot", str), ("task", str), ("since", str),
+])  # fmt: skip
+Succeeded = NamedTuple("Succeeded", [
+    ("case", str), ("at", str), ("attempt", int), ("manifest", str), ("started", str), ("ended", str),
+])  # fmt: skip
 # category: network, system, config or application; exit -1: there was none; tail: the end of its log
-Failed = NamedTuple(
-    "Failed",
-    [("case", str), ("at", str), ("attempt", int), ("reason", str), ("category", str), ("phase", str), ("exit", int),
-     ("tail", str)],
-)  # fmt: skip
+Failed = NamedTuple("Failed", [
+    ("case", str), ("at", str), ("attempt", int), ("reason", str), ("category", str), ("phase", str), ("exit", int), ("tail", str),
+])  # fmt: skip
 # it began and was cut off without a verdict (a new attempt follows); the job of an asked cancel was seen gone
 Interrupted = NamedTuple("Interrupted", [("case", str), ("at", str), ("attempt", int), ("reason", str)])
 Cancelled = NamedTuple("Cancelled", [("case", str), ("at", str), ("attempt", int)])
 # every result was verified on the gateway and stands under its final name
-Completed = NamedTuple(
-    "Completed",
-    [("case", str), ("at", str), ("attempt", int), ("digest", str), ("files", int), ("bytes", int)],
-)
+Completed = NamedTuple("Completed", [
+    ("case", str), ("at", str), ("attempt", int), ("digest", str), ("files", int), ("bytes", int),
+])  # fmt: skip
 # the ledger was mended: both digests where a file was replaced
 Repaired = NamedTuple("Repaired", [("case", str), ("at", str), ("what", str), ("old", str), ("new", str)])
 

@@ -326,7 +326,7 @@ class Run:
     def say(self, text: str) -> None:
         return None
 
-    failed = say
+    failed = waits = lambda *_: None  # noqa: E731
 
     def heard(self, host: str, look: w.Look) -> None:
         return None
@@ -335,7 +335,7 @@ class Run:
         return self.book.append(list(events)) if events else []
 
     @contextmanager
-    def isolated(self):
+    def isolated(self, _=()):
         try:
             yield
         except w.Failure as error:

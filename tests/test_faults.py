@@ -196,10 +196,10 @@ def test_each_script_killed_at_twenty_moments_loses_nothing_and_runs_nothing_twi
 
 
 def test_the_time_limit_ends_the_whole_group_and_the_case_is_failed(tmp_path: Path) -> None:
-    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), "sleep 300 & sleep 300")
+    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), "sleep 297 & sleep 297")
     place.config.write_text(place.config.read_text().replace('"60s"', '"1s"'))
     place.case("a")
     rows = place.until("failed")
     assert rows["a"]["reason"] == "time limit"
-    left = subprocess.run(["pgrep", "-f", "sleep 300"], capture_output=True, text=True).stdout.split()
+    left = subprocess.run(["pgrep", "-f", "sleep 297"], capture_output=True, text=True).stdout.split()
     assert not left

@@ -71,6 +71,26 @@ def test_a_queue_that_is_down_is_the_reason_and_decides_nothing(far_place: Place
     assert far_place.until("completed")["a"]["attempt"] == 1
 
 
+@pytest.mark.parametrize("steps", [["mqi-push"], ["mqi-push", "mqi-submit", "mqi-poll"]])
+def test_a_host_that_is_unreachable_is_the_reason_of_each_case_there(steps: list[str], far_place: Place, sshd: Sshd) -> None:
+    place = far_place
+    place.config.write_text(place.config.read_text().replace('cp "$MQI_INPUT/plan.txt" plan.out', "sleep 600"))
+    place.case("a")
+    for program in ["mqi-scan", *steps[:-1]]:
+        place(program)
+    text = place.config.read_text()
+    place.config.write_text(text.replace(f"port = {sshd.port}", "port = 1"))
+    before = place.ledger()
+    assert place(steps[-1]).code == 69
+    row = place.rows()["a"]
+    assert place.ledger() == before
+    assert "it refused the connection: is sshd running there?" in row["reason"]
+    assert row["category"] == "network"
+    place.config.write_text(text)
+    assert place(steps[-1]).code == 0
+    assert place.rows()["a"]["reason"] == ""
+
+
 def test_the_least_loaded_group_gets_the_case_everybodys_tasks_counted(far_place: Place, pueued: Pueued) -> None:
     for _ in range(3):
         pueued.client("add", "-g", "gpu0", "--", "sleep 600")
@@ -86,6 +106,7 @@ def test_only_a_shallow_queue_is_kept(tmp_path: Path, sshd: Sshd, pueued: Pueued
     place("mqi-submit")
     time.sleep(0.5)
     for _ in range(3):
+        place("mqi-poll")
         place("mqi-submit")
     rows = place.rows().values()
     assert len(pueued.state()["tasks"]) == 6  # one runs and two wait in each group

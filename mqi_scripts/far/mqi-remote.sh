@@ -129,12 +129,11 @@ recorded() { # ATTEMPT-FOLDER: what the wrapper wrote when it began
   [ ! -f "$1/status" ] || read -r _ pgid ticks born since status <"$1/status"
 }
 
-group_lives() { # a process of the recorded group is there, and its leader, if there is one, is the recorded one
+group_lives() { # a process of the recorded group is there, no zombie, and its leader, if there is one, is the recorded one
   kill -s 0 -- "-$pgid" 2>/dev/null || return 1 # dash knows no `kill -0 --`
-  [ "$ticks" != - ] && read -r stat 2>/dev/null <"/proc/$pgid/stat" || return 0
-  # shellcheck disable=SC2086 # fields: the start in ticks is the 20th behind the name
-  set -- ${stat##*) }
-  [ "${20}" = "$ticks" ]
+  (set +f && cat /proc/[0-9]*/stat 2>/dev/null) | awk -v group="$pgid" -v ticks="$ticks" '
+    { pid = $1; sub(/.*\) /, "") } $3 == group && $1 != "Z" { lives = 1 }
+    pid == group && ticks != "-" && $20 != ticks { other = 1 } END { exit !lives || other }'
 }
 
 # --- push: stage tells what is there, publish verifies, flushes and renames

@@ -27,7 +27,7 @@ class Run:
         by = {"script": name, "host": os.uname().nodename, "pid": os.getpid(), "user": user()}
         self.book = Ledger(site.state, by, self.say)
         self.trouble: list[str] = []
-        self.note: dict[str, Any] = {}
+        self.note: dict[str, Any] = {"waits": {}}
 
     def now(self) -> str:
         return codec.stamp(datetime.now(UTC))
@@ -54,11 +54,16 @@ class Run:
             head = self.book.state().head
             self.say(f"ledger at line {head.seq}, digest {head.digest[:16]}")
 
-    def failed(self, error: w.Failure) -> None:
+    def failed(self, error: w.Failure, cases: Sequence[w.Case] = ()) -> None:
         """A trouble of one host or case: said, remembered, and the rest goes on."""
         self.say(str(error))
         self.trouble.append(str(error))
         self.code = max(self.code, error.code)
+        self.waits(cases, str(error), error.category)
+
+    def waits(self, cases: Sequence[w.Case], why: str, category: str) -> None:
+        """Why these stand where they stand, for the report."""
+        self.note["waits"].update({case.key: (case.status, why, category) for case in cases})
 
     def heard(self, host: str, look: w.Look) -> None:
         """What a look tells of trouble there."""
@@ -92,16 +97,16 @@ class Run:
 
         for host in hosts(self.site, self.book, fresh=self.args.accept_empty) if due else ():
             if mine := [case for case in due if case.host == host.name]:
-                with self.isolated():
+                with self.isolated(mine):
                     act(self, host, mine)
 
     @contextmanager
-    def isolated(self) -> Iterator[None]:
+    def isolated(self, cases: Sequence[w.Case] = ()) -> Iterator[None]:
         """One host's or case's trouble does not stop the rest."""
         try:
             yield
         except w.Failure as error:
-            self.failed(error)
+            self.failed(error, cases)
 
 
 def find(book: Ledger, word: str) -> w.Case:
@@ -228,13 +233,11 @@ def progress(run: Run, total: int) -> Callable[[int], object] | None:
 
 def copied(pid: int) -> int:
     """Bytes that a process, or the first of its children to have read most, has read: for a person's eye only."""
-    try:
+    most = 0
+    with suppress(OSError, ValueError, IndexError):
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
             pids = [str(pid), *file.read().split()]
-        texts = []
         for one in pids:
             with open(f"/proc/{one}/io", encoding="ascii") as file:
-                texts.append(file.readline())
-        return max(int(text.split()[1]) for text in texts)
-    except (OSError, ValueError, IndexError):
-        return 0
+                most = max(most, int(file.readline().split()[1]))
+    return most

@@ -105,9 +105,7 @@ def _started(case: w.Case, event: w.Started) -> w.Case | None:
 
 
 def _succeeded(case: w.Case, event: w.Succeeded) -> w.Case | None:
-    return _over(case, w.COMPUTED, "", "")._replace(
-        exit=0, manifest=event.manifest, started=event.started, ended=event.ended
-    )
+    return _over(case, w.COMPUTED, "", "")._replace(exit=0, manifest=event.manifest, started=event.started, ended=event.ended)
 
 
 def _failed(case: w.Case, event: w.Failed) -> w.Case | None:
@@ -121,10 +119,6 @@ def _interrupted(case: w.Case, event: w.Interrupted) -> w.Case | None:
 def _over(case: w.Case, status: str, reason: str, category: str) -> w.Case:
     """The attempt has ended."""
     return case._replace(status=status, open=False, missing=False, reason=reason, category=category)
-
-
-def _completed(case: w.Case, event: w.Completed) -> w.Case | None:
-    return case._replace(status=w.COMPLETED, completed=event.at, result=event.digest, reason="", category="")
 
 
 # By event: the statuses that it can follow, and what it does; None where this case's story forbids it all the same.
@@ -145,5 +139,5 @@ STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]
     w.Failed: ((w.PUSHED, w.RUNNING, w.COMPUTED), _failed),
     w.Interrupted: ((w.RUNNING,), _interrupted),
     w.Cancelled: ((w.RUNNING,), lambda case, _: _over(case, w.CANCELLED, "cancelled", "")),
-    w.Completed: ((w.COMPUTED,), _completed),
+    w.Completed: ((w.COMPUTED,), lambda case, event: case._replace(status=w.COMPLETED, completed=event.at, result=event.digest)),
 }

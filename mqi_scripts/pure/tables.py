@@ -60,13 +60,14 @@ def printable(text: str) -> str:
 
 def row(case: w.Case, notes: Mapping[str, Any]) -> dict[str, Any]:
     """A case under COLUMNS. notes: what the last looks left: waits and progress by key, deletable."""
-    runs, reason = case.status == w.RUNNING, case.reason or notes.get("waits", {}).get(case.key, "")
+    runs, (status, why, category) = case.status == w.RUNNING, notes.get("waits", {}).get(case.key, ("", "", ""))
+    reason, category = (why, category) if status == case.status else (case.reason, case.category)
     percent = notes.get("progress", {}).get(case.key, [""])[0] if runs else ""
     blocked = case.status == w.SUBMITTED and (case.missing or case.pending)
     cells = (
         case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
         case.submitted, case.since, case.attempt, "no sign of life in the last look" if runs and case.missing else reason,
-        case.category, "mqi-submit revokes it" if blocked else NEXT.get(case.status, "").format(c=case), 0, case.host,
+        category, "mqi-submit revokes it" if blocked else NEXT.get(case.status, "").format(c=case), 0, case.host,
         case.completed, case.stale or False,
     )  # fmt: skip
     return dict(zip(COLUMNS, cells, strict=True))

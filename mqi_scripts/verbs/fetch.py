@@ -22,11 +22,11 @@ MARK, RECORD = ".mqi-results", "mqi-result.json"
 
 def work(run: cli.Run) -> None:
     due = run.chosen(w.COMPUTED)
-    if run.args.dry_run or not due:
-        run.say(f"would fetch {len(due)} cases") if run.args.dry_run else None
-        return
-    check_mark(run)
-    run.on_hosts(due, fetch)
+    if run.args.dry_run:
+        run.say(f"would fetch {len(due)} cases")
+    elif due:
+        check_mark(run)
+        run.on_hosts(due, fetch)
 
 
 def check_mark(run: cli.Run) -> None:
@@ -56,7 +56,7 @@ def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     tries = files.read_note(os.path.join(run.site.state, "health", "mqi-fetch.json")).get("tries", {})
     run.note["tries"] = {}
     for case in cases:
-        with run.isolated():
+        with run.isolated([case]):
             came, final = os.path.join(inbound, f"{case.key}-{case.attempt}"), os.path.join(run.site.results, case.path)
             beside = os.path.join(os.path.dirname(final), f".{case.key}.incoming")
             shutil.rmtree(beside, ignore_errors=True)

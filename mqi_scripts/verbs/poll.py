@@ -14,7 +14,7 @@ GRACE = 10  # seconds between TERM and KILL
 
 def work(run: cli.Run) -> None:
     due = [case for case in run.chosen(w.PUSHED, w.SUBMITTED, w.RUNNING) if case.open]
-    run.note.update(waits={}, progress={})
+    run.note["progress"] = {}
     run.on_hosts(due, poll)
 
 
@@ -35,7 +35,7 @@ def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
         if trace and trace.claim == "begun":
             run.note["progress"][case.key] = readers.progress(trace.tail, run.site.job.progress)
         elif why := place.why_waiting(case, look, host.name):
-            run.note["waits"][case.key] = why
+            run.waits([case], why, w.Unreachable.category if look.trouble else w.Failure.category)
     run.heard(host.name, look)
 
 

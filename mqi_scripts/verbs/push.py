@@ -38,7 +38,7 @@ def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     os.mkdir(outbox, 0o700)
     ready, total = dict[str, str](), 0  # what travels: its folder's sign by key
     for case in cases:
-        with run.isolated():
+        with run.isolated([case]):
             if case.key not in staged.published:
                 sign, size = fill(run, host, case, outbox, staged._replace(room=staged.room - total))
                 ready, total = ready | {case.key: sign}, total + size
@@ -53,8 +53,9 @@ def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     same = [case for case in cases if case.key in ready or case.key in staged.published]
     done, wrong = host.publish([(case.key, case.digest) for case in same], run.book.state().head)
     run.record([w.Pushed(case.key, run.now(), host.name, case.digest) for case in same if case.key in done])
-    for key, why in wrong.items():
-        run.failed(w.Unreachable(f"{key[: w.ID]} on {host.name}: {why}; the next mqi-push sends what is missing"))
+    for case in [case for case in same if case.key in wrong]:
+        text = f"{case.id} on {host.name}: {wrong[case.key]}; the next mqi-push sends what is missing"
+        run.failed(w.Unreachable(text), [case])
 
 
 def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) -> tuple[str, int]:

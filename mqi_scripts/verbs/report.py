@@ -35,8 +35,8 @@ def report(args: argparse.Namespace) -> int:
     except w.Damaged as error:
         damaged, (cases, head) = str(error), book.readable()
     health = {name: files.read_note(os.path.join(site.state, "health", f"{name}.json")) for name in STEPS}
-    notes = {"waits": health["mqi-submit"].get("waits", {}) | health["mqi-poll"].get("waits", {}),
-             "progress": health["mqi-poll"].get("progress", {})}  # fmt: skip
+    waits = {key: why for note in health.values() for key, why in note.get("waits", {}).items()}
+    notes = {"waits": waits, "progress": health["mqi-poll"].get("progress", {})}
     shown = [case for case in sorted(cases.values(), key=lambda case: (case.found, case.path)) if is_shown(case, args)]
     rows = [tables.row(case, notes) for case in shown]
     steps = [{"step": name} | {word: health[name].get(word, "") for word in ("run", "success", "trouble")} for name in STEPS]

@@ -121,12 +121,13 @@ def look(
         reasons = (w.Reason("arriving", "", "it has been arriving for longer than scan.arriving_limit"),)
     if not reasons and not entry["digest"]:
         try:
-            sums, again = folder.sums(top, sorted(seen.sizes)), folder.look_at(run.site, path)
+            with folder.opened(top) as fd:
+                listed = readers.write_manifest((name, folder.read(fd, name)) for name in seen.sizes)
+            again = folder.look_at(run.site, path)
         except (OSError, w.Unreachable):
             return entry, None  # it changes while we look
         if again.sign != seen.sign:
             return {**entry, "sign": again.sign, "since": now, "arriving": True}, None
-        listed = readers.write_manifest(sums.items())
         entry["digest"] = codec.sha256(listed)
         if not run.args.dry_run:
             files.write_whole(folder.manifest_file(run.site.state, key, entry["digest"]), listed)

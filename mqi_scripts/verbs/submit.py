@@ -12,7 +12,6 @@ from mqi_scripts.world.host import Add, Host
 
 def work(run: cli.Run) -> None:
     due = run.chosen(w.PUSHED, w.SUBMITTED)
-    run.note["waits"] = {}
     run.on_hosts(due, submit)
 
 
@@ -31,8 +30,10 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     placed = place.choose(list(want), look, host.config.groups, host.config.queue_depth)
     why = look.trouble or place.why_none(host.name, look.groups, host.config.groups) or "every slot has enough tasks waiting"
     there = run.book.state().open
-    waiting = {case.key for case in cases if there.get(case.key, case).status == w.PUSHED} - {key for key, _ in placed}
-    run.note["waits"].update({key: why for key in waiting})
+    begun = {label for label, trace in look.traces.items() if trace.claim == "begun"}  # mqi-poll says so
+    goes = {key for key, _ in placed} | {case.key for case in cases if case.label in begun}
+    waiting = [case for case in cases if there.get(case.key, case).status == w.PUSHED and case.key not in goes]
+    run.waits(waiting, why, w.Unreachable.category if look.trouble else w.Failure.category)
     if waiting:
         run.say(f"{len(waiting)} cases wait: {why}")
     adds = [(want[key], group) for key, group in placed]

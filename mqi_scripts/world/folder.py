@@ -141,11 +141,6 @@ def read(top: int, name: str, target: str = "") -> str:
     return digest.hexdigest()
 
 
-def sums(path: str, names: Sequence[str]) -> dict[str, str]:
-    with opened(path) as top:
-        return {name: read(top, name) for name in names}
-
-
 def free(path: str) -> tuple[int, int]:
     """Free bytes and inodes for us at path."""
     info = os.statvfs(path)

@@ -91,6 +91,19 @@ def test_a_host_that_is_unreachable_is_the_reason_of_each_case_there(steps: list
     assert place.rows()["a"]["reason"] == ""
 
 
+def test_a_host_that_left_the_configuration_is_the_reason_of_its_cases(local_place: Place) -> None:
+    pushed(local_place, "a")
+    text = local_place.config.read_text()
+    local_place.config.write_text(text.replace("hosts.far", "hosts.new"))
+    ran = local_place("mqi-submit")
+    assert ran.code == 78
+    row = local_place.rows()["a"]
+    assert row["reason"] == "hosts.far left the configuration with 1 cases on it: put it back"
+    assert row["category"] == "config"
+    local_place.config.write_text(text)
+    local_place.until("completed")
+
+
 def test_the_least_loaded_group_gets_the_case_everybodys_tasks_counted(far_place: Place, pueued: Pueued) -> None:
     for _ in range(3):
         pueued.client("add", "-g", "gpu0", "--", "sleep 600")

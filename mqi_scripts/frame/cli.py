@@ -95,10 +95,13 @@ class Run:
         """act(run, host, its cases) for each Host that has some; one host's trouble does not stop the rest."""
         from mqi_scripts.world.host import hosts  # noqa: PLC0415  # a tick with nothing to do does without
 
-        for host in hosts(self.site, self.book, fresh=self.args.accept_empty) if due else ():
-            if mine := [case for case in due if case.host == host.name]:
-                with self.isolated(mine):
-                    act(self, host, mine)
+        known = {host.name: host for host in hosts(self.site, self.book, fresh=self.args.accept_empty)} if due else {}
+        for name in dict.fromkeys(case.host for case in due):
+            mine = [case for case in due if case.host == name]
+            with self.isolated(mine):
+                if name not in known:
+                    raise w.Configuration(f"hosts.{name} left the configuration with {len(mine)} cases on it: put it back")
+                act(self, known[name], mine)
 
     @contextmanager
     def isolated(self, cases: Sequence[w.Case] = ()) -> Iterator[None]:

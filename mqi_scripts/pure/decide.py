@@ -111,8 +111,7 @@ def poll(case: w.Case, look: w.Look, rules: Rules, now: str) -> list[w.Event]:
     begun: list[w.Event] = []
     if case.status != w.RUNNING:
         task = (live or tasks)[-1].id if tasks else ""
-        said = trace.status
-        group, slot, since = (said.get(word, "") for word in ("group", "slot", "since"))
+        group, slot, since = (trace.status.get(word, "") for word in ("group", "slot", "since"))
         begun = [w.Started(case.key, now, case.attempt, group, slot, task, since)]
     if trace.result and not trace.ending:
         return begun + _verdict(case, trace, rules, now)

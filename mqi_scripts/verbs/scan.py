@@ -112,8 +112,7 @@ def look(
     entry = {"sign": seen.sign, "since": min(same.get("since", now), now), "first": min(memo.get("first", now), now),
              "digest": same.get("digest", ""), "settled": same.get("settled", ""), "watched": time.time()}  # fmt: skip
     reasons = seen.reasons or fault(path, seen, scan.not_before)
-    marker = scan.ready_marker
-    ready = not marker or any(os.path.lexists(os.path.join(at, marker)) for at in (top, os.path.dirname(top)))
+    ready = not scan.ready_marker or any(os.path.lexists(os.path.join(at, scan.ready_marker)) for at in (top, os.path.dirname(top)))
     if not ready or now - entry["since"] < scan.quiet or not (seen.sizes or reasons):
         entry["arriving"] = True
         if case or now - entry["first"] < scan.arriving_limit:

@@ -53,10 +53,9 @@ def load(path: str | None, environ: Mapping[str, str]) -> Site:
         place = os.path.join(cache["tables"]["site"]["state"], "cache")
         if os.path.isdir(place):
             files.write_note(os.path.join(place, "config"), cache)
-    tables = cache["tables"]
-    hosts = tuple(HostConfig(name=name, **host) for name, host in tables["hosts"].items())
-    scan, job, retry = Scan(**tables["scan"]), Job(**tables["job"]), Retry(**tables["retry"])
-    return Site(**tables["site"], scan=scan, job=job, retry=retry, hosts=hosts)
+    of = cache["tables"]
+    hosts = tuple(HostConfig(name=name, **host) for name, host in of["hosts"].items())
+    return Site(**of["site"], scan=Scan(**of["scan"]), job=Job(**of["job"]), retry=Retry(**of["retry"]), hosts=hosts)
 
 
 def schema_file(name: str) -> str:

@@ -239,6 +239,18 @@ def test_check_names_the_trouble_and_its_fix(far_place: Place, pueued: Pueued) -
     assert "start pueued there" in ran.out
 
 
+def test_a_state_folder_that_cannot_be_made_or_used_is_no_bug(local_place: Place) -> None:
+    local_place.state.write_text("a file\n")
+    for program in ("mqi-scan", "mqi-report"):
+        ran = local_place(program)
+        assert ran.code == 78
+        assert f"{local_place.state}'" in ran.err
+        assert "mqi-check" in ran.err
+    ran = local_place("mqi-check")
+    assert ran.code == 78
+    assert f"TROUBLE state {local_place.state}" in ran.out
+
+
 def test_a_terminal_sees_the_progress_of_a_push_and_a_pipe_does_not(far_place: Place) -> None:
     case = far_place.case("a")
     for number in range(30):

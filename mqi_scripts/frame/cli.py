@@ -16,7 +16,8 @@ from mqi_scripts.world import config, files, lock
 from mqi_scripts.world.ledger import Ledger
 
 Work = Callable[["Run"], None]
-FULL = (28, 5, 122)  # ENOSPC, EIO, EDQUOT
+# by errno: ENOSPC, EIO, EDQUOT; EPERM, EACCES, EEXIST, ENOTDIR, EROFS
+SYSTEM = dict.fromkeys((28, 5, 122), ("make room (df -h, df -i)", 74)) | dict.fromkeys((1, 13, 17, 20, 30), ("see mqi-check", 78))
 
 
 class Run:
@@ -185,9 +186,9 @@ def boundary(name: str, work: Callable[[], int]) -> int:
     except Exception as error:  # noqa: BLE001  # the one boundary
         import traceback  # noqa: PLC0415
 
-        if isinstance(error, OSError) and error.errno in FULL:
-            sys.stderr.write(f"{name}: {error}: make room (df -h, df -i) and run it again\n")
-            return w.Disk.code
+        if isinstance(error, OSError) and error.errno in SYSTEM:
+            sys.stderr.write(f"{name}: {error}: {SYSTEM[error.errno][0]}, then run it again\n")
+            return SYSTEM[error.errno][1]
         traceback.print_exc()
         sys.stderr.write(f"{name}: a bug of this program; nothing is lost: send these lines to its keeper, then run it again\n")
         return w.Failure.code

@@ -31,11 +31,14 @@ def probes(site: config.Site) -> Iterator[Probe]:
     yield from _folders(site)
     book = Ledger(site.state, {})
     try:
+        cli.check_state(site.state)
         state = book.state()
         yield f"ledger, {state.head.seq} lines", "", 0
     except w.Damaged as error:
         yield "ledger", str(error), error.code
         return
+    except (w.Failure, OSError):
+        return  # the state folder's trouble was told
     for far in hosts(site, book):
         try:
             yield from _host(far)

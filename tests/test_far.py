@@ -225,3 +225,73 @@ def test_a_job_that_let_go_of_the_lock_is_seen_alive_by_its_group(tmp_path: Path
         place("mqi-poll")
     assert place.rows()["a"]["status"] == "running"
     os.killpg(run.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_input_that_is_gone_is_not_computed(paused: Place, shell: str) -> None:
+    attempt = submitted(paused)
+    next(attempt.parent.glob("input-*[!6]")).rename(attempt.parent / "away")
+    assert launch(attempt, shell).wait(60) == 65
+    assert "fault=input-damaged" in (attempt / "result").read_text()
+    assert paused.executions() == []
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_wrapper_that_is_killed_leaves_no_timer_that_looks_alive(tmp_path: Path, pueued: Pueued, shell: str) -> None:
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), "sleep 1")
+    submitted_with_busy_slots(pueued)
+    attempt = submitted(place)
+    run = launch(attempt, shell)
+    while not place.executions():
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 30  # the time limit is 60 s
+    while subprocess.run(["pgrep", "-g", str(run.pid)], capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_case_of_two_thousand_files_verifies(tmp_path: Path) -> None:
+    """Several processes print their sums into one pipe: no line of them may be torn."""
+    place = Place(tmp_path / "site", host_text("local", "direct", "tar", None, None), JOB)
+    case = place.case("a")
+    for number in range(2000):
+        (case / f"layer-{number:04}.ptn").write_text(str(number))
+    place("mqi-scan")
+    ran = place("mqi-push")
+    assert ran.code == 0, ran.err
+    assert place.rows()["a"]["status"] == "pushed"
+
+
+def test_an_input_that_went_away_on_the_host_is_the_reason(tmp_path: Path) -> None:
+    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), JOB)
+    place.case("a")
+    for program in ("mqi-scan", "mqi-push"):
+        place(program)
+    next(place.root.glob("cases/*/input-*[!6]")).rename(tmp_path / "away")
+    place("mqi-submit")
+    assert "its input is not on the host any more" in place.rows()["a"]["reason"]
+
+
+def test_a_queue_in_its_default_place_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pueued: Pueued) -> None:
+    """pueued as a person starts it: no configuration is named, its socket is in $XDG_RUNTIME_DIR."""
+    runtime = pueued.folder / "xdg"
+    runtime.mkdir(0o700)
+    home = pueued.folder / "home"
+    home.mkdir()
+    for name, value in (("XDG_RUNTIME_DIR", str(runtime)), ("HOME", str(home))):
+        monkeypatch.setenv(name, value)
+    daemon = subprocess.Popen(["pueued"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while subprocess.run([pueued.command, "status"], capture_output=True).returncode:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        text = host_text("local", "pueue", "scp", None, pueued).replace(f'config = "{pueued.config}"\n', "").replace("gpu*", "default")
+        place = Place(tmp_path / "site", text, JOB)
+        place.case("a")
+        assert place.until("completed")["a"]["pueue_group"] == "default"
+    finally:
+        daemon.terminate()
+        daemon.wait(20)

@@ -224,7 +224,7 @@ def test_a_file_that_changes_between_scan_and_push_does_not_travel(local_place: 
     (case / "plan.txt").write_text("PLAN OF A\n")
     os.utime(case / "plan.txt", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # its ctime tells, its content tells
     ran = local_place("mqi-push")
-    assert ran.code == 75
+    assert ran.code == 69
     assert "changed since it was found" in ran.err
     assert not list(local_place.root.glob("cases/*"))
     rows = local_place.until("completed")
@@ -238,7 +238,7 @@ def test_a_case_that_grows_while_it_is_copied_is_not_published(tmp_path: Path) -
     place("mqi-scan")
     (case / "late.txt").write_text("late\n")
     ran = place("mqi-push")
-    assert ran.code == 75
+    assert ran.code == 69
     assert "is not as it was found" in ran.err
     assert not list(place.root.glob("cases/*/input-*"))
     place.until("completed")

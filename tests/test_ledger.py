@@ -178,6 +178,17 @@ def test_a_ledger_that_got_shorter_stops_everybody(local_place: Place) -> None:
     assert "a restored backup or a cloned gateway" in ran.err
 
 
+def test_a_ledger_file_that_is_gone_stops_everybody(local_place: Place) -> None:
+    local_place.case("a")
+    local_place("mqi-scan")
+    next(local_place.state.glob("ledger-*.jsonl")).rename(local_place.folder / "away")
+    for program in ("mqi-scan", "mqi-push", "mqi-report"):
+        ran = local_place(program)
+        assert ran.code == 65, ran
+        assert "its tail is cut, or it is an older copy" in ran.err
+    assert not list(local_place.state.glob("ledger-*.jsonl"))
+
+
 @pytest.mark.parametrize("damage", ["deleted", "cut", "flipped", "garbage", "a folder"])
 def test_the_cached_fold_can_be_lost_or_damaged(tmp_path: Path, damage: str) -> None:
     book, _, _ = fifty(tmp_path / "s")

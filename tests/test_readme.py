@@ -20,7 +20,8 @@ from conftest import REPO, Place, Pueued, Sshd
 from test_ground import LAYERS
 
 from mqi_scripts import words as w
-from mqi_scripts.demo.make_case import BEAMS, LAYERS as DEMO_LAYERS, make_case
+from mqi_scripts.demo.make_case import BEAMS
+from mqi_scripts.demo.make_case import LAYERS as DEMO_LAYERS, make_case
 
 README = (REPO / "README.md").read_text()
 BLOCKS = [(kind, body) for kind, body in re.findall(r"```(\w+)\n(.*?)```", README, re.S)]
@@ -39,7 +40,7 @@ class Site(NamedTuple):
     def here(self, text: str) -> str:
         """The text with the README's places, accounts and host in this folder, by this account, on this machine."""
         me = getpass.getuser()
-        for place in ("/etc/systemd/system", "/etc/mqi", "/opt/mqi", "/var/lib/mqi", "/srv/mqi", "/data/mqi"):
+        for place in ("/etc/systemd/system", "/etc/mqi", "/opt/mqi", "/usr/local/bin", "/var/lib/mqi", "/srv/mqi", "/data/mqi"):
             text = re.sub(rf"(?<![\w/]){place}", str(self.path(place)), text)
         swaps = [("mqi@192.0.2.5", f"{me}@127.0.0.1"), ("192.0.2.5", "127.0.0.1"), ("sudo -u mqi ", ""), ("-o mqi -g mqi", f"-o {me}"),
                  ("mqi:mqi ", f"{me} "), ("systemctl enable --now", f"systemctl --root={self.folder} enable"),
@@ -51,7 +52,7 @@ class Site(NamedTuple):
 
     def run(self, block: str, **env: str) -> subprocess.CompletedProcess[str]:
         """The block as one shell would run it, a failing line ending it."""
-        path = f"{self.path('/opt/mqi/bin')}:{os.environ['PATH']}:/usr/sbin:/sbin"
+        path = f"{self.path('/usr/local/bin')}:{os.environ['PATH']}:/usr/sbin:/sbin"
         return subprocess.run(["/bin/bash", "-euo", "pipefail", "-c", self.here(block)], cwd=REPO, env={**os.environ, "PATH": path, **env},
                               capture_output=True, text=True, timeout=300)  # fmt: skip
 
@@ -60,7 +61,7 @@ class Site(NamedTuple):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The README's first block of installation, with the wheel that this checkout builds."""
     folder = tmp_path_factory.mktemp("gateway")
-    for name in ("etc", "opt", "srv/mqi/inbox", "srv/mqi/results", "data", "var/lib", "etc/systemd/system", "home"):
+    for name in ("etc", "opt", "srv/mqi/inbox", "data", "var/lib", "usr/local/bin", "etc/systemd/system", "home"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for name in ("passwd", "group", "shadow", "gshadow"):
         (folder / "etc" / name).touch()

@@ -126,6 +126,36 @@ def test_only_a_shallow_queue_is_kept(tmp_path: Path, sshd: Sshd, pueued: Pueued
     assert [row["reason"] for row in rows if row["status"] == "pushed"] == ["every slot has enough tasks waiting"] * 4
 
 
+def test_a_result_that_cannot_be_placed_does_not_hold_up_the_others(local_place: Place) -> None:
+    for name in "ab":
+        local_place.case(name)
+    (local_place.results / ".mqi-results").write_text("")
+    (local_place.results / "a").write_text("a file of a stranger\n")
+    (local_place.results / "a").chmod(0o444)
+    long = "x" * 250
+    local_place.case(long)
+    (local_place.results / long).write_text("in the way, and its name leaves no room to set it aside\n")
+    deadline = time.monotonic() + 60
+    while sorted(row["status"] for row in local_place.rows().values()) != ["completed", "completed", "computed"]:
+        local_place.tick()
+        assert time.monotonic() < deadline
+    row = local_place.rows()[long]
+    assert "File name too long" in row["reason"]
+    assert row["status"] == "computed"
+
+
+def test_not_before_that_is_moved_marks_no_finished_case(local_place: Place) -> None:
+    local_place.case("a")
+    local_place.until("completed")
+    text = local_place.config.read_text()
+    local_place.config.write_text(text.replace('quiet = "0s"', 'quiet = "0s"\nnot_before = "2100-01-01"'))
+    local_place.case("b")
+    local_place("mqi-scan")
+    rows = local_place.rows()
+    assert (rows["a"]["status"], rows["a"]["stale"]) == ("completed", False)
+    assert (rows["b"]["status"], rows["b"]["category"]) == ("held", "application")
+
+
 # --- full disks: real ones, of 70 MB, in a name space of their own
 
 

@@ -56,7 +56,8 @@ ask_queue() {
 }
 
 pq() { # no child may keep the locks; no command of pueue has a time limit of its own
-  env -i HOME="$HOME" PATH="$PATH" LANG=C.UTF-8 timeout -k 2 20 "$queue" ${conf:+-c "$conf"} "$@" </dev/null 6>&- 7>&-
+  env -i ${XDG_RUNTIME_DIR:+XDG_RUNTIME_DIR="$XDG_RUNTIME_DIR"} HOME="$HOME" PATH="$PATH" LANG=C.UTF-8 \
+    timeout -k 2 20 "$queue" ${conf:+-c "$conf"} "$@" </dev/null 6>&- 7>&-
 }
 
 find_label() { # 0 found, 1 absent (the daemon said so), 2 unknown. The parsed label is compared, exactly.
@@ -185,13 +186,13 @@ verify() { # KEY DIGEST: what is staged is the manifest's files and nothing else
   sort ../manifest >../expected
   odd=$(find . ! -type d ! -type f -print -delete)
   cores=$(nproc) files=$(wc -l <../manifest) tool=sha256sum # a few files a process, so that all cores are busy to the end
-  ! openssl dgst -sha256 -r </dev/null >/dev/null 2>&1 || tool='openssl dgst -sha256 -r' # if it is there: four times as fast
+  ! openssl dgst -sha256 -r </dev/null >/dev/null 2>&1 || tool='stdbuf -oL openssl dgst -sha256 -r' # four times as fast
   # shellcheck disable=SC2086 # a command and its options
   wrong=$(find . -type f -print0 | xargs -0 -r -n $((files / cores / 4 + 1)) -P "$cores" $tool | sed 's| [ *]\./|  |' |
     sort | comm -3 - ../expected)
   rm -f ../expected
   [ -n "$wrong$odd" ] || return 0
-  printf '%s\n' "$wrong" | sed 's/^\t*[0-9a-f]*  //' | sort -u | tr '\n' '\0' | xargs -0 -r rm -f --
+  printf '%s\n' "$wrong" | sed -n 's|^\t*[0-9a-f]\{64\}  |./|p' | sort -u | tr '\n' '\0' | xargs -0 -r rm -f --
   say wrong "$1" "not all of its files verified" && return 1
 }
 

@@ -16,8 +16,6 @@ from mqi_scripts.world import config, files, lock
 from mqi_scripts.world.ledger import Ledger
 
 Work = Callable[["Run"], None]
-# by errno: ENOSPC, EIO, EDQUOT; EPERM, EACCES, EEXIST, ENOTDIR, EROFS
-SYSTEM = dict.fromkeys((28, 5, 122), ("make room (df -h, df -i)", 74)) | dict.fromkeys((1, 13, 17, 20, 30), ("see mqi-check", 78))
 
 
 class Run:
@@ -109,8 +107,18 @@ class Run:
         """One host's or case's trouble does not stop the rest."""
         try:
             yield
-        except w.Failure as error:
-            self.failed(error, cases)
+        except BrokenPipeError:
+            raise
+        except (w.Failure, OSError) as error:
+            self.failed(trouble(error), cases)
+
+
+def trouble(error: w.Failure | OSError) -> w.Failure:
+    """What the system refused, as a trouble with the next command."""
+    if isinstance(error, w.Failure):
+        return error
+    # ENOSPC, EIO, EDQUOT
+    return w.Disk(f"{error}: make room (df -h, -i)") if error.errno in (28, 5, 122) else w.Configuration(f"{error}: see mqi-check")
 
 
 def find(book: Ledger, word: str) -> w.Case:
@@ -174,21 +182,18 @@ def boundary(name: str, work: Callable[[], int]) -> int:
     """The one place where errors become sentences and exit codes."""
     try:
         return work()
-    except w.Failure as error:
-        sys.stderr.write(f"{name}: {error}\n")
-        return error.code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has enough
         return 0
+    except (w.Failure, OSError) as error:
+        sys.stderr.write(f"{name}: {trouble(error)}\n")
+        return trouble(error).code
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: stopped; the next run goes on from here\n")
         return 130
-    except Exception as error:  # noqa: BLE001  # the one boundary
+    except Exception:  # noqa: BLE001  # the one boundary
         import traceback  # noqa: PLC0415
 
-        if isinstance(error, OSError) and error.errno in SYSTEM:
-            sys.stderr.write(f"{name}: {error}: {SYSTEM[error.errno][0]}, then run it again\n")
-            return SYSTEM[error.errno][1]
         traceback.print_exc()
         sys.stderr.write(f"{name}: a bug of this program; nothing is lost: send these lines to its keeper, then run it again\n")
         return w.Failure.code

@@ -7,7 +7,6 @@ from mqi_scripts import words as w
 
 COLUMNS = ("case_id", "case_path", "status", "progress", "pueue_group", "pueue_task_id", "submitted_at", "status_updated_at",
            "attempt", "reason", "category", "next", "priority", "host", "completed_at", "stale")  # fmt: skip
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run these
 SENTENCES: dict[type, str] = {
     w.Found: "found, {e.files} files, {size}",
     w.Held: "held: {reasons}",
@@ -83,5 +82,5 @@ def comma_separated(rows: list[dict[str, Any]]) -> str:
     writer.writerow(COLUMNS)
     for cells in rows:
         texts = ["" if cells[name] is False else str(cells[name]) for name in COLUMNS]
-        writer.writerow(["'" + text if text.startswith(FORMULA) else text for text in texts])
+        writer.writerow(["'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text for text in texts])
     return out.getvalue()

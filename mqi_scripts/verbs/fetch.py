@@ -100,13 +100,12 @@ def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brough
 
 def place(beside: str, final: str) -> None:
     """The results under their final name, whole or not at all; what they replace is kept beside it."""
-    above, name = os.path.split(final)
+    above = os.path.dirname(final)
     for path, _, inside in os.walk(beside):
         for one in (path, *(os.path.join(path, other) for other in inside)):
             files.sync(one)
     if os.path.lexists(final):
-        older = sum(other.startswith(f"{name}.superseded-") for other in os.listdir(above))
-        os.rename(final, f"{final}.superseded-{older + 1}")
+        os.rename(final, f"{final}.superseded-{os.stat(final).st_mtime_ns}")
     os.rename(beside, final)
     files.sync(above)
 

@@ -71,14 +71,14 @@ def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) ->
     if 0 <= staged.room < size + RESERVE:
         raise w.Disk(f"{host.name}:{host.config.root}: no room for {case.id} ({size / 1e6:.1f} MB): make room there")
     if seen.sizes.keys() != manifest.keys():
-        raise w.Busy(f"{case.id}: its folder is not as it was found; the next mqi-scan looks again")
+        raise w.Unreachable(f"{case.id}: its folder is not as it was found; the next mqi-scan looks again")
     with folder.opened(os.path.join(run.site.inbox, case.path)) as top:
         for name in names:
             copy = os.path.join(target, "files", name)
             os.makedirs(os.path.dirname(copy), 0o700, exist_ok=True)
             if folder.read(top, name, copy) != manifest[name]:
                 shutil.rmtree(target)
-                raise w.Busy(f"{case.id}: {name} changed since it was found; the next mqi-scan looks again")
+                raise w.Unreachable(f"{case.id}: {name} changed since it was found; the next mqi-scan looks again")
     os.makedirs(os.path.join(target, "files"), 0o700, exist_ok=True)
     shutil.copyfile(folder.manifest_file(run.site.state, case.key, case.digest), os.path.join(target, "manifest"))
     return seen.sign, size

@@ -111,7 +111,7 @@ def look(
     same = memo if memo.get("sign") == seen.sign else {}
     entry = {"sign": seen.sign, "since": min(same.get("since", now), now), "first": min(memo.get("first", now), now),
              "digest": same.get("digest", ""), "settled": same.get("settled", ""), "watched": time.time()}  # fmt: skip
-    reasons = seen.reasons or fault(path, seen, scan.not_before)
+    reasons = seen.reasons or fault(path, seen, scan.not_before if not case or case.status == w.HELD else "")
     ready = not scan.ready_marker or any(os.path.lexists(os.path.join(at, scan.ready_marker)) for at in (top, os.path.dirname(top)))
     if not ready or now - entry["since"] < scan.quiet or not (seen.sizes or reasons):
         entry["arriving"] = True

@@ -56,6 +56,8 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     look = host.submit(run.site.job, revoke, tasks, seen, now.head)
     acted = [now.open[key] for key in dict.fromkeys(key for key, _ in (*revoke, *((t.key, t.attempt) for t in tasks)))]
     run.record([event for case in acted if isinstance(event := decide.submit(case, look, run.now()), w.Event)])
+    lost = [case for case in acted if case.intent and case.label in look.traces and not look.traces[case.label].folder]
+    run.waits(lost, "; ".join(look.notes) or "the host made no attempt of it; see mqi-check", w.Failure.category)
     run.heard(host.name, look)
 
 

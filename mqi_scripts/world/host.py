@@ -17,7 +17,7 @@ from mqi_scripts.world.ledger import Ledger
 FAR = os.path.join(os.path.dirname(os.path.dirname(__file__)), "far")
 TROUBLE = (  # what ssh, scp and sh say, and what it means for a person
     ("Host key verification failed", "its host key is not the known one: ALARM, somebody may pose as it; compare fingerprints"),
-    ("Permission denied", "it refused our key: is it in authorized_keys there, and is the account unlocked?"),
+    ("Permission denied (", "it refused our key: is it in authorized_keys there, and is the account unlocked?"),
     ("Connection refused", "it refused the connection: is sshd running there?"),
     ("timed out", "no answer within the time limit"),
     ("Could not resolve", "its name cannot be resolved"),
@@ -25,7 +25,6 @@ TROUBLE = (  # what ssh, scp and sh say, and what it means for a person
 )
 
 
-PACKAGES = {"ssh": "openssh-client", "scp": "openssh-client"}
 NOBODY = Head(0, "")  # for the verbs that change nothing there
 
 # What a host has of inputs: published keys, sizes of staged files by key, the root's owner, free bytes (-1: unknown).
@@ -137,7 +136,7 @@ class Host:
         if owner and not self.holds(owner[1]):
             raise Damaged(
                 f"{where} was shown line {owner[1].seq} of this ledger, which is not here: a restored backup or a cloned "
-                "gateway. See: mqi-ledger verify"
+                "gateway, or a repaired ledger. Nothing is done there; put the newest copy of the ledger back"
             )
         if owner is None and self.used:
             raise Unreachable(
@@ -212,4 +211,4 @@ def _argv(program: str, *words: str) -> Sequence[str]:
     try:
         return [str(word) for word in local[program].bound_command(*words).formulate()]
     except CommandNotFound:
-        raise Configuration(f"{program} is not installed here: apt install {PACKAGES.get(program, program)}") from None
+        raise Configuration(f"{program} is not installed here (ssh, scp: apt install openssh-client)") from None

@@ -177,7 +177,7 @@ class Ledger:
             kept = _checked(self._cache.readline())
             path, head = self._path(kept["file"]), w.Head(*kept["head"])
             end = f'"{head.digest}"}}\n'.encode()
-            with open(path, "rb") as file:
+            with suppress(FileNotFoundError), open(path, "rb") as file:  # that it is gone is told by _catch_up
                 file.seek(kept["size"] - len(end))
                 if file.read(len(end)) != end and os.path.getsize(path) >= kept["size"]:
                     raise ValueError("the cache belongs to another ledger")

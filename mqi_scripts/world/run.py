@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 GRACE = 2.0  # seconds between TERM and KILL
 DRAIN = 0.3  # seconds for what a dead child's pipe still holds, when somebody else keeps the pipe open
-CHUNK = 1 << 16
 MOST_ERR = 1 << 16  # bytes of stderr that are kept
 
 
@@ -66,7 +65,7 @@ def _listen(
             if on_tick:
                 on_tick(child.pid)
             for key, _ in pipes.select(min(0.2 if pipes.get_map() and not gone else 0.02, deadline - now)):
-                piece, (kept, limit) = os.read(key.fd, CHUNK), key.data
+                piece, (kept, limit) = os.read(key.fd, 1 << 16), key.data
                 kept += piece[: limit - len(kept)]
                 if not piece:
                     pipes.unregister(key.fileobj)

@@ -158,6 +158,7 @@ do_stage() { # [KEY DIGEST]...
 
 do_publish() { # [KEY DIGEST]...
   own_root || return
+  sync -f "$root/staging" & # while it is verified: what is left for the flush below is little
   good=
   while [ $# -gt 1 ]; do
     if [ -d "$root/cases/$1/input-$2" ]; then

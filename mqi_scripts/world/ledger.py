@@ -202,7 +202,7 @@ class Ledger:
             body = json.dumps(part | {"cases": [*cases.values()], "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
             text += b"%d %b" % (crc32(body), body)
         with suppress(w.Disk):
-            write_whole(self._path("cache", "fold"), text)
+            write_whole(self._path("cache", "fold"), text, flush=False)
         self._kept = state.head.seq
 
     def _set_torn_aside(self) -> None:

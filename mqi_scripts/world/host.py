@@ -136,7 +136,7 @@ class Host:
         if owner and not self.holds(owner[1]):
             raise Damaged(
                 f"{where} was shown line {owner[1].seq} of this ledger, which is not here: a restored backup or a cloned "
-                "gateway, or a repaired ledger. Nothing is done there; put the newest copy of the ledger back"
+                "gateway, or a repaired ledger. Nothing is done there; put a copy of the ledger back that has this line"
             )
         if owner is None and self.used:
             raise Unreachable(

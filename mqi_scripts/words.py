@@ -1,7 +1,7 @@
 """The words of the suite: case, event, attempt, task, group, and the errors. Immutable values only."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HELD, FOUND, PUSHED, SUBMITTED, RUNNING = "held", "found", "pushed", "submitted", "running"
 COMPUTED, COMPLETED, FAILED, CANCELLED = "computed", "completed", "failed", "cancelled"
@@ -52,6 +52,8 @@ class Illegal(Exception):
     """An event that cannot follow the case's story: the world moved between look and append."""
 
 
+NONE: Mapping[str, Any] = {}
+
 # Why a case is held: a code of one or two words, the place inside the case, a sentence.
 Reason = NamedTuple("Reason", [("code", str), ("place", str), ("text", str)])
 
@@ -60,12 +62,77 @@ Reason = NamedTuple("Reason", [("code", str), ("place", str), ("text", str)])
 # manifest. One line each: this is a vocabulary.
 Opened = NamedTuple("Opened", [("case", str), ("at", str), ("id", str)])  # the ledger was made; `id` salts every key
 Rooted = NamedTuple("Rooted", [("case", str), ("at", str), ("host", str), ("root", str)])  # a root is used for the first time
-# a quiet folder without fault; waits for a person or more data; what held it is gone
-Found = NamedTuple("Found", [("case", str), ("at", str), ("path", str), ("digest", str), ("files", int), ("bytes", int)])
-Held = NamedTuple("Held", [("case", str), ("at", str), ("path", str), ("reasons", tuple[Reason, ...])])
-Released = NamedTuple("Released", [("case", str), ("at", str), ("digest", str), ("files", int), ("bytes", int), ("why", str)])
-# new content before the job began; after it began (the result stays, marked); the source folder vanished; is there again
-Changed = NamedTuple("Changed", [("case", str), ("at", str), ("digest", str), ("files", int), ("bytes", int), ("what", str)])
+
+
+class Found(NamedTuple):
+    """A quiet folder without fault. part: the folder below the case's that names it, where one holds several cases.
+    facts: what its profile tells of the content, JSON."""
+
+    case: str
+    at: str
+    path: str
+    digest: str
+    files: int
+    bytes: int
+    part: str = ""
+    facts: Mapping[str, Any] = NONE
+
+
+class Held(NamedTuple):
+    """It waits for a person, or for more data."""
+
+    case: str
+    at: str
+    path: str
+    reasons: tuple[Reason, ...]
+    part: str = ""
+
+
+class Released(NamedTuple):
+    """What held it is gone."""
+
+    case: str
+    at: str
+    digest: str
+    files: int
+    bytes: int
+    why: str
+    facts: Mapping[str, Any] = NONE
+
+
+class Changed(NamedTuple):
+    """New content before the job began, or to be computed after it; with reasons, it is held once no attempt is out."""
+
+    case: str
+    at: str
+    digest: str
+    files: int
+    bytes: int
+    what: str
+    facts: Mapping[str, Any] = NONE
+    reasons: tuple[Reason, ...] = ()
+
+
+class Failed(NamedTuple):
+    """category: network, system, config or application; exit -1: there was none; tail: the end of its log; manifest: digest of
+    its output's, if there is one; retry: whether the same once more can help."""
+
+    case: str
+    at: str
+    attempt: int
+    reason: str
+    category: str
+    phase: str
+    exit: int
+    tail: str
+    manifest: str = ""
+    retry: bool = False
+
+
+# a person said which parts of the folder count; what verified of a failed attempt was brought here, marked as partial
+Chosen = NamedTuple("Chosen", [("case", str), ("at", str), ("parts", tuple[str, ...]), ("reason", str), ("who", str)])
+Salvaged = NamedTuple("Salvaged", [("case", str), ("at", str), ("attempt", int), ("files", int), ("bytes", int)])
+# new content after the job began (the result stays, marked); the source folder vanished; is there again
 Stale = NamedTuple("Stale", [("case", str), ("at", str), ("digest", str), ("what", str)])
 Gone = NamedTuple("Gone", [("case", str), ("at", str)])
 Back = NamedTuple("Back", [("case", str), ("at", str)])
@@ -86,10 +153,6 @@ Started = NamedTuple("Started", [
 Succeeded = NamedTuple("Succeeded", [
     ("case", str), ("at", str), ("attempt", int), ("manifest", str), ("started", str), ("ended", str),
 ])  # fmt: skip
-# category: network, system, config or application; exit -1: there was none; tail: the end of its log
-Failed = NamedTuple("Failed", [
-    ("case", str), ("at", str), ("attempt", int), ("reason", str), ("category", str), ("phase", str), ("exit", int), ("tail", str),
-])  # fmt: skip
 # it began and was cut off without a verdict (a new attempt follows); the job of an asked cancel was seen gone
 Interrupted = NamedTuple("Interrupted", [("case", str), ("at", str), ("attempt", int), ("reason", str)])
 Cancelled = NamedTuple("Cancelled", [("case", str), ("at", str), ("attempt", int)])
@@ -102,7 +165,7 @@ Repaired = NamedTuple("Repaired", [("case", str), ("at", str), ("what", str), ("
 
 Event = (
     Opened | Rooted | Found | Held | Released | Changed | Stale | Gone | Back | Pushed | Submitting | Submitted
-    | Missing | Revoked | Started | Succeeded | Failed | Interrupted | Cancelled | Completed | Repaired
+    | Missing | Revoked | Started | Succeeded | Failed | Interrupted | Cancelled | Completed | Repaired | Chosen | Salvaged
 )  # fmt: skip
 
 
@@ -112,7 +175,9 @@ class Case(NamedTuple):
     attempt: the newest one, 0 before the first. intent: `submitting` is recorded, nothing was seen of it yet.
     open: the attempt may still run or start. missing: the last look showed no sign of life. strikes: revoked attempts
     in a row whose task was shown. interruptions: interrupted attempts of this input. pending: new content that waits
-    for the attempt's revocation. digest: content of the current input.
+    for the attempt's revocation. digest: content of the current input, facts: its profile's. part: see Found. chosen: the
+    parts of the folder that a person chose. decisions: of persons, as (when, who, what). salvaged: what verified of the
+    failed attempt is here. retry: whether the same once more can help.
     """
 
     key: str
@@ -132,7 +197,7 @@ class Case(NamedTuple):
     missing: bool = False
     strikes: int = 0
     interruptions: int = 0
-    pending: tuple[str, int, int] | None = None
+    pending: Changed | None = None
     manifest: str = ""
     reason: str = ""
     category: str = ""
@@ -146,6 +211,17 @@ class Case(NamedTuple):
     ended: str = ""
     completed: str = ""
     result: str = ""
+    part: str = ""
+    facts: Mapping[str, Any] = NONE
+    chosen: tuple[str, ...] = ()
+    decisions: tuple[tuple[str, str, str], ...] = ()
+    salvaged: bool = False
+    retry: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Its source, relative to the inbox."""
+        return self.path.removesuffix(f"/{self.part}") if self.part else self.path
 
     @property
     def id(self) -> str:

@@ -170,7 +170,8 @@ def test_the_schema_of_events_knows_the_words() -> None:
     kinds = kinds or {rule["properties"]["type"]["const"]: rule for rule in schema["anyOf"]}
     assert set(kinds) == set(TYPES)
     for name, kind in TYPES.items():
-        assert set(kinds[name]["required"]) == set(kind._fields) - {"case", "at"}, name
+        assert set(kinds[name]["required"]) == set(kind._fields) - {"case", "at"} - set(kind._field_defaults), name
+        assert set(kinds[name]["properties"]) == set(kind._fields) - {"case", "at"} | {"type"}, name
 
 
 def test_the_page_of_the_configuration_is_that_of_its_schema() -> None:

@@ -37,23 +37,25 @@ EVENTS = {
     "missing": w.Missing(KEY, NOW, 1), "revoked": w.Revoked(KEY, NOW, 1), "started": w.Started(KEY, NOW, 1, "g", "0", "7", ""),
     "succeeded": w.Succeeded(KEY, NOW, 1, "m", "", ""), "failed": w.Failed(KEY, NOW, 1, "r", "application", "computing", 3, ""),
     "interrupted": w.Interrupted(KEY, NOW, 1, "r"), "cancelled": w.Cancelled(KEY, NOW, 1), "completed": w.Completed(KEY, NOW, 1, "m", 1, 1),
+    "unsound": w.Changed(KEY, NOW, "e", 1, 1, "x", {}, REASON), "chosen": w.Chosen(KEY, NOW, ("A", "B"), "because", "kim"),
+    "salvaged": w.Salvaged(KEY, NOW, 1, 2, 9),
 }  # fmt: skip
 # Every status x every event: where the case stands afterwards, "." where it stays, "-" where the event cannot follow.
 COLUMNS = list(EVENTS)
 TABLE = """
-nothing      found held -        -       -     - - -      -      -      -         - -      -       -        -      -      -         -
-held         -     .    found    -       -     . - -      -      -      -         - -      -       -        -      -      -         -
-found        -     held -        .       -     . - pushed -      -      -         - -      -       -        -      -      -         -
-pushed       -     held -        found   -     . - -      .      -      -         - -      -       -        -      -      -         -
-intended     -     -    -        .       -     . - -      .      -      submitted - .      running -        -      -      -         -
-submitted    -     -    -        .       -     . - -      -      -      .         . pushed running -        -      -      -         -
-missing      -     -    -        .       -     . - -      -      -      .         - pushed running -        -      -      -         -
-running      -     -    -        -       .     . - -      -      -      -         . -      -       computed failed pushed cancelled -
-interrupted  -     held -        found   -     . - -      -      .      -         - -      -       -        failed -      -         -
-computed     -     -    -        -       .     . - -      -      -      -         - -      -       -        failed -      -         completed
-completed    -     -    -        -       .     . - -      -      -      -         - -      -       -        -      -      -         -
-failed       -     -    -        -       .     . - -      -      -      -         - -      -       -        -      -      -         -
-cancelled    -     -    -        -       .     . - -      -      -      -         - -      -       -        -      -      -         -
+nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -
+held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -
+found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -
+pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -
+intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -
+submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -
+missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -
+running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -
+interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -
+computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -
+completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -
+failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .
+cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -
 """
 CELLS = [(row.split()[0], event, cell) for row in TABLE.strip().splitlines() for event, cell in zip(COLUMNS, row.split()[1:], strict=True)]
 
@@ -73,7 +75,7 @@ def test_every_status_meets_every_event(status: str, event: str, expected: str) 
 def test_the_table_has_every_status_and_every_event() -> None:
     assert {row.split()[0] for row in TABLE.strip().splitlines()} == set(CASES)
     ledger_only = {"opened", "rooted", "repaired"}
-    assert {name.rstrip("12") for name in EVENTS} | ledger_only == set(codec.TYPES)
+    assert {type(event).__name__.lower() for event in EVENTS.values()} | ledger_only == set(codec.TYPES)
 
 
 @pytest.mark.parametrize("name", list(EVENTS))
@@ -176,7 +178,7 @@ def test_submit_adopts_revokes_or_wants_in_every_sight(status: str) -> None:
 def test_new_content_revokes_what_has_not_begun(status: str) -> None:
     case = CASES[status]
     assert case
-    late = case._replace(pending=("e", 1, 1))
+    late = case._replace(pending=w.Changed(KEY, NOW, "e", 1, 1, "x"))
     for claim, expected in (("none", "Revoke"), ("begun", "NoneType"), ("revoked", "Revoked"), ("strange", "NoneType")):
         wish = decide.submit(late, a_look(late, claim, False, False, "", "", "absent", claim != "none"), NOW)
         assert type(wish).__name__ == expected, (status, claim)
@@ -235,42 +237,73 @@ def test_a_job_that_outlives_its_limit_and_its_wrapper_is_overdue() -> None:
         assert decide.is_overdue(case, look._replace(traces={case.label: trace}), RULES) is expected
 
 
-SIGHT = decide.Sight("p", (), "d", 1, 1, "")
-BAD = decide.Sight("p", REASON, "", 1, 1, "")
-NEW = decide.Sight("p", (), "e", 1, 1, "1 new")
+SIGHT = decide.Sight("p", (), "d", 1, 1, "", "", {})
+BAD = decide.Sight("p", REASON, "", 1, 1, "", "", {})
+NEW = decide.Sight("p", (), "e", 1, 1, "1 new", "", {})
+UNSOUND = decide.Sight("p", REASON, "e", 1, 1, "1 new", "", {})
+MORE = decide.Sight("p", (), "d", 1, 1, "", "", {"left": ["D9"]})
+# what the scan says of: the known content, a folder that cannot be read, new content, new content that is unsound, the known
+# content with something new beside it, nothing there; and of new content where late data is computed
 SCANNED = """
-nothing      found  held  found     -
-held         released held released gone
-found        -      held  changed   gone
-pushed       -      held  changed   gone
-intended     -      -     changed   gone
-submitted    -      -     changed   gone
-running      -      stale stale     gone
-computed     -      stale stale     gone
-completed    -      stale stale     gone
-failed       -      stale stale     gone
-cancelled    -      -     -         gone
+nothing      found    held    found    held    found    -    found
+held         released held    released held    released gone released
+found        -        held    changed  held    stale    gone changed
+pushed       -        held    changed  held    stale    gone changed
+intended     -        changed changed  changed stale    gone changed
+submitted    -        changed changed  changed stale    gone changed
+running      -        stale   stale    stale   stale    gone stale
+computed     -        stale   stale    stale   stale    gone stale
+completed    -        stale   stale    stale   stale    gone changed
+failed       -        stale   stale    stale   stale    gone changed
+cancelled    -        -       -        -       -        gone -
 """
+SEEN = [(SIGHT, "hold"), (BAD, "hold"), (NEW, "hold"), (UNSOUND, "hold"), (MORE, "hold"), (None, "hold"), (NEW, "recompute")]
 
 
 @pytest.mark.parametrize("row", SCANNED.strip().splitlines())
 def test_scan_decides_in_every_status(row: str) -> None:
     status, *expected = row.split()
-    for sight, word in zip((SIGHT, BAD, NEW, None), expected, strict=True):
-        event = decide.scan(KEY, CASES[status], sight, "", NOW)
+    for (sight, late), word in zip(SEEN, expected, strict=True):
+        event = decide.scan(KEY, CASES[status], sight, "", late, NOW)
         assert ("-" if event is None else type(event).__name__.lower()) == word, (status, sight)
 
 
 def test_scan_is_quiet_about_what_it_has_said() -> None:
-    for status, sight in itertools.product(CASES, (SIGHT, BAD, NEW, None)):
+    for status, (sight, late) in itertools.product(CASES, SEEN):
         case = CASES[status]
-        event = decide.scan(KEY, case, sight, "", NOW)
+        event = decide.scan(KEY, case, sight, "", late, NOW)
         if event is not None:
-            assert decide.scan(KEY, evolve(case, event), sight, "", NOW) is None, (status, sight)
+            assert decide.scan(KEY, evolve(case, event), sight, "", late, NOW) is None, (status, sight)
+
+
+def test_unsound_content_that_comes_before_the_start_is_held_once_the_attempt_is_revoked_and_never_pushed() -> None:
+    for status in ("submitted", "missing"):
+        case = CASES[status]
+        event = decide.scan(KEY, case, UNSOUND, "", "hold", NOW)
+        assert isinstance(event, w.Changed)
+        pending = evolve(case, event)
+        assert isinstance(decide.submit(pending, a_look(pending, "none", False, False, "", "", "ended"), NOW), decide.Revoke)
+        held = evolve(pending, w.Revoked(KEY, NOW, 1))
+        assert (held.status, held.reasons, held.open) == (w.HELD, REASON, False)
+
+
+def test_what_a_person_chose_outlives_the_release_and_is_told_in_the_record() -> None:
+    case = evolve(CASES["held"], w.Chosen(KEY, NOW, ("A",), "the first broke off", "kim"))
+    case = evolve(case, w.Released(KEY, NOW, "e", 1, 1, "", {"left": ["B"]}))
+    assert (case.status, case.chosen, case.facts) == (w.FOUND, ("A",), {"left": ["B"]})
+    assert case.decisions == ((NOW, "kim", "A chosen: the first broke off"),)
+
+
+def test_a_case_comes_back_from_the_cache_of_the_fold_as_it_was() -> None:
+    import json
+
+    for case in filter(None, CASES.values()):
+        full = case._replace(pending=EVENTS["unsound"], decisions=((NOW, "kim", "x"),), chosen=("A",), facts={"beams": [1]})
+        assert codec.case_from_list(json.loads(json.dumps(full))) == full
 
 
 def test_the_same_content_is_held_and_says_where_it_is() -> None:
-    event = decide.scan(KEY, None, SIGHT, "abc", NOW)
+    event = decide.scan(KEY, None, SIGHT, "abc", "hold", NOW)
     assert isinstance(event, w.Held)
     assert event.reasons[0].text == "same content as abc"
 
@@ -321,5 +354,51 @@ def test_only_whole_results_complete_a_case(
 ) -> None:
     case = CASES["computed"]
     assert case
-    event = decide.fetch(case, decide.Brought(digest, manifest, sums, 1), ("*.out",), tries, NOW)
-    assert (type(event).__name__.lower() if event else None) == expected
+    got = decide.Brought(digest, manifest, sums, dict.fromkeys(sums, 1), (), ())
+    events = decide.fetch(case, got, ("*.out",), tries, NOW)
+    assert (type(events[0]).__name__.lower() if events else None) == expected
+
+
+GOT = decide.Brought("m", {"a.out": "1", "b.out": "2"}, {"a.out": "1", "b.out": "2"}, {"a.out": 3, "b.out": 4}, (), ())
+
+
+@pytest.mark.parametrize(
+    ("got", "reason", "salvaged"),
+    [
+        (GOT._replace(marks=["its log says: FATAL ERROR"]), "its log says: FATAL ERROR", 2),
+        (GOT._replace(wrong=[("b.out", "b.out is empty")]), "b.out is empty", 1),
+        (GOT._replace(wrong=[("", "beam 2 has no dose file")]), "beam 2 has no dose file", 2),
+        (GOT._replace(manifest={"a.out": decide.OLD, "b.out": "2"}), "a.out was not written by this attempt: it is older than its start", 1),
+        (GOT._replace(manifest={"y": "1"}), "the job ended with exit 0 without a result that matches *.out", 0),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_result_fails_the_case_and_the_good_ones_come_back(got: decide.Brought, reason: str, salvaged: int) -> None:
+    case = CASES["computed"]
+    assert case
+    failed, after = decide.fetch(case, got, ("*.out",), 0, NOW)
+    assert isinstance(failed, w.Failed)
+    assert isinstance(after, w.Salvaged)
+    assert reason in failed.reason + "; "
+    assert (failed.category, failed.retry, after.files) == ("application", False, salvaged)
+    assert evolve(evolve(case, failed), after).salvaged
+
+
+def test_what_a_failed_job_left_is_salvaged_once_it_came_whole() -> None:
+    case = CASES["failed"]._replace(manifest="m")
+    assert decide.fetch(case, GOT._replace(sums={"a.out": "1"}), ("*.out",), 0, NOW) == []
+    assert decide.fetch(case, GOT, ("*.out",), 0, NOW) == [w.Salvaged(KEY, NOW, 1, 2, 7)]
+    assert decide.fetch(case, GOT._replace(digest="other"), ("*.out",), 3, NOW) == [w.Salvaged(KEY, NOW, 1, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "category", "retry"),
+    [("139", "SIGSEGV (segmentation fault)", "application", False), ("137", "SIGKILL", "system", True), ("1", "exit 1", "application", False),
+     ("134", "SIGABRT", "application", False)],
+)  # fmt: skip
+def test_an_exit_code_names_its_signal_and_says_whether_a_retry_can_help(code: str, says: str, category: str, retry: bool) -> None:
+    case = CASES["running"]
+    look = a_look(case, "begun", False, False, "", "", "absent")
+    trace = look.traces[case.label]._replace(result={"exit": code, "manifest": "m"})
+    (event,) = decide.poll(case, look._replace(traces={case.label: trace}), RULES, NOW)
+    assert says in event.reason
+    assert (event.category, event.retry, event.manifest) == (category, retry, "m")

@@ -8,6 +8,7 @@ root=$1 key=$2 number=$3 case=$1/cases/$2
 cd "$case/attempt-$number" && read -r digest group slots limit devices <job && exec 9<"$case/lock" || exit 75
 taken() { [ -e claim ] || [ -L claim ]; }
 now() { date -u +%Y-%m-%dT%H:%M:%SZ; }
+clock() { read -r up _ </proc/uptime && drift=$(($(date +%s) - ${up%.*})); }
 keep() { sync "$1.new" && mv -T "$1.new" "$1" && sync .; } # NAME: written beside, flushed, renamed
 
 # 1. the case's lock, a slot, the claim; who runs here since when
@@ -21,19 +22,21 @@ while [ "$slots" -gt 0 ]; do # first each slot in turn, then in steps of 5 s
   slot=$((slot + 1)) tries=$((tries + 1))
 done
 mkdir claim 2>/dev/null || exit 75
-since=$(now)
-read -r stat </proc/$$/stat && read -r up _ </proc/uptime && read -r boot </proc/sys/kernel/random/boot_id
+since=$(now) wrapper=${0%/*}
+clock # how far the wall's clock is ahead of the uptime
+ahead=$drift
+read -r stat </proc/$$/stat && read -r boot </proc/sys/kernel/random/boot_id
 # shellcheck disable=SC2086 # fields, counted behind the name: 3 the process group, 20 the start in ticks
 set -- ${stat##*) }
 ticks=${20}
 [ "$3" = $$ ] || ticks=-
-echo "mqi1:$key:$number $3 $ticks $boot ${up%.*} group=$group slot=$slot since=$since host=$(uname -n) pid=$$" >status.new
+echo "mqi1:$key:$number $3 $ticks $boot ${up%.*} group=$group slot=$slot since=$since host=$(uname -n) pid=$$ wrapper=${wrapper##*/}" >status.new
 keep status
 
 # 2. how it ends, whoever ends it: the first one's reason stands
 result() { # EXIT FAULT
   manifest=$(sha256sum 2>/dev/null <output.sha256)
-  echo "mqi1:$key:$number exit=$1 signal=$termed fault=$2 manifest=${manifest%% *} since=$since until=$(now)" >result.new
+  echo "mqi1:$key:$number exit=$1 signal=$termed fault=$2 manifest=${manifest%% *} clock=${jumped:-0} since=$since until=$(now)" >result.new
   keep result
 }
 # shellcheck disable=SC2317 # the trap calls it
@@ -68,6 +71,10 @@ if [ "$devices" != - ]; then # one entry a slot
   export CUDA_VISIBLE_DEVICES="$1"
 fi
 [ ! -f version-command ] || timeout 60 /bin/sh ./version-command >version 2>&1 </dev/null
+: >made
+tries=0 # file times are coarse: the job begins when a new file is newer than this one
+until [ $tries -gt 100 ] || { touch next && [ -n "$(find next -newer made)" ]; }; do tries=$((tries + 1)) && sleep 0.01; done
+rm -f next
 (trap - TERM USR1 && cd output && exec /bin/sh ../command) </dev/null >job.log 2>&1 &
 job=$!
 {
@@ -79,9 +86,15 @@ watch=$!
 while wait $job; code=$?; kill -0 $job 2>/dev/null; do :; done # a signal to this shell ends wait, not the job
 kill $watch 2>/dev/null
 
-# 5. what came out, then the result: without a list of all that came out there is none
-if (cd output && find . -type f -print0 | sort -z | xargs -0 -r sha256sum) >output.sha256.new && keep output.sha256 &&
-  sync -f output; then
+# 5. what came out, then the result: without a list of all that came out there is none. What is not newer than the job's start
+# was not written by this attempt: it gets a sum of zeros, unless the clock was set meanwhile, so that ages say nothing
+clock
+jumped=$((drift - ahead))
+if [ $jumped -ge -2 ] && [ $jumped -le 2 ]; then jumped=0; else touch -d @0 made; fi
+sums() { find . -type f "$@" -newer ../made -print0 | sort -z | xargs -0 -r sha256sum; }
+zeros=$(printf %064d 0)
+if (cd output && sums && sums ! | sed "s/^\(\\\\\{0,1\}\)[0-9a-f]*/\1$zeros/") >output.sha256.new &&
+  keep output.sha256 && sync -f output; then
   result "$code" ''
 else
   result '' disk-full

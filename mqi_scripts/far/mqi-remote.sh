@@ -262,12 +262,13 @@ end_each() { # SIGNAL [KEY ATTEMPT]...: 0 if no such group lives
   return $none
 }
 
-# --- results: the files that match a pattern, hard-linked under their line number in the output manifest
+# --- results: the files that match a pattern, hard-linked under their line number in the output manifest, and beside them
+# what the wrapper wrote of the attempt and what the markers say of its log
 
-do_results() { # PATTERNS (one a line) [KEY ATTEMPT]...
+do_results() { # PATTERNS FAILURE-MARKERS SUCCESS-MARKERS (one a line each) [KEY ATTEMPT]...
   owner
-  patterns=$1
-  shift
+  patterns=$1 failure=$2 success=$3
+  shift 3
   rm -rf "$root/outgoing" && mkdir "$root/outgoing" || return 74
   while [ $# -gt 1 ]; do
     link_results "$root/cases/$1/attempt-$2" "$root/outgoing/$1-$2" || say wrong "$1" "its results cannot be read"
@@ -276,7 +277,8 @@ do_results() { # PATTERNS (one a line) [KEY ATTEMPT]...
 }
 
 link_results() { # ATTEMPT-FOLDER OUTGOING-FOLDER
-  mkdir "$2" && cp "$1/output.sha256" "$2/manifest" && number=0 || return
+  mkdir "$2" && cp "$1/output.sha256" "$2/manifest" && cp "$1/command" "$1/status" "$1/result" "$2" &&
+    marks "$1/job.log" >"$2/marks" && number=0 || return
   [ ! -f "$1/version" ] || cp "$1/version" "$2/version"
   while IFS= read -r line; do
     number=$((number + 1)) name=${line#*  ./}
@@ -290,6 +292,14 @@ link_results() { # ATTEMPT-FOLDER OUTGOING-FOLDER
 $patterns
 END
   done <"$1/output.sha256"
+}
+
+marks() { # LOG: lines of it that hold a failure marker, success markers that it lacks
+  [ -r "$1" ] || return
+  [ -z "$failure" ] || printf '%s\n' "$failure" | grep -a -m 3 -F -f - -- "$1" | cut -c 1-300 | sed 's/^/failure /'
+  [ -z "$success" ] || printf '%s\n' "$success" | while IFS= read -r mark; do
+    grep -q -a -F -e "$mark" -- "$1" || printf 'missing %s\n' "$mark"
+  done
 }
 
 # --- check: what mqi-check asks about a host

@@ -10,6 +10,7 @@ from mqi_scripts import words as w
 VERSION = 1
 START = w.Head(0, "0" * 64)  # what stands before the first line
 TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(w.Event)}
+PLURAL = ("reasons", "parts", "chosen", "decisions")  # fields that are tuples
 _TAIL = len(',"sha256":""}') + 64
 
 
@@ -20,7 +21,7 @@ def stamp(at: datetime) -> str:
 
 def to_dict(event: w.Event) -> dict[str, Any]:
     fields: dict[str, Any] = event._asdict()
-    if isinstance(event, w.Held):
+    if isinstance(event, w.Held | w.Changed):
         fields["reasons"] = [reason._asdict() for reason in event.reasons]
     return {"type": type(event).__name__.lower(), **fields}
 
@@ -28,18 +29,26 @@ def to_dict(event: w.Event) -> dict[str, Any]:
 def from_dict(record: Mapping[str, Any]) -> w.Event:
     """The event of a record; fields it does not know are passed over. Raises KeyError, TypeError or ValueError."""
     kind = TYPES[record["type"]]
-    fields = {name: record[name] for name in kind._fields if name in record}
-    if "reasons" in fields:
-        fields["reasons"] = tuple(w.Reason(r["code"], r["place"], r["text"]) for r in fields["reasons"])
-    event: w.Event = kind(**fields)
+    event: w.Event = _whole(kind(**{name: record[name] for name in kind._fields if name in record}))
     return event
 
 
 def case_from_list(values: list[Any]) -> w.Case:
     """A case as the cache of the fold has it: JSON knows no tuples."""
-    case = w.Case(*values)
-    pending = tuple(case.pending) if case.pending else None
-    return case._replace(reasons=tuple(w.Reason(*reason) for reason in case.reasons), pending=pending)  # type: ignore[arg-type]
+    case: w.Case = _whole(w.Case(*values))
+    return case._replace(pending=_whole(w.Changed(*case.pending))) if case.pending else case
+
+
+def _whole(value: Any) -> Any:
+    """A value that JSON gave, with its tuples."""
+    plural = [name for name in value._fields if name in PLURAL]
+    return value._replace(**{name: tuple(_item(name, one) for one in getattr(value, name)) for name in plural})
+
+
+def _item(name: str, one: Any) -> Any:
+    if name == "reasons":
+        return w.Reason(one["code"], one["place"], one["text"]) if isinstance(one, dict) else w.Reason(*one)
+    return tuple(one) if isinstance(one, list) else one
 
 
 def sha256(text: bytes) -> str:

@@ -6,13 +6,18 @@ A look that did not answer raised before it came here; what is unknown in a look
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
 
 NEVER_STARTS = "never starts"
 TRIES = 3  # fetches of results that do not verify
 OVERTIME = 60  # seconds that the wrapper has to end its job by itself
+OLD = "0" * 64  # the sum of what the wrapper found in the output that its job did not write
+SIGNALS = {
+    4: "SIGILL", 6: "SIGABRT (aborted)", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL (out of memory, or killed)",
+    11: "SIGSEGV (segmentation fault)", 15: "SIGTERM",
+}  # fmt: skip
 STRIKES = 3  # revoked attempts in a row whose task was shown: design.md, "The compute host"
 
 # The site's numbers that verdicts depend on.
@@ -22,39 +27,51 @@ Submit = NamedTuple("Submit", [("case", w.Case), ("attempt", int)])
 Revoke = NamedTuple("Revoke", [("case", w.Case)])
 
 
-# A case folder as the scan sees it. digest "": not read. what: how it differs from the known content.
+# A case as the scan sees it. digest "": not read. what: how it differs from the known content. facts: what its profile tells.
 Sight = NamedTuple("Sight", [
     ("path", str), ("reasons", tuple[w.Reason, ...]), ("digest", str), ("files", int), ("bytes", int), ("what", str),
+    ("part", str), ("facts", Mapping[str, Any]),
 ])  # fmt: skip
-# What a fetch holds of an attempt: the digest of the manifest it got, that manifest, sums of the files it has by name.
-Brought = NamedTuple("Brought", [("digest", str), ("manifest", Mapping[str, str]), ("sums", Mapping[str, str]), ("bytes", int)])
+# What a fetch holds of an attempt: the digest of the manifest it got, that manifest, sums and sizes of the files it has by
+# name, what the markers say of the log, what the profile finds wrong: (name or "", sentence).
+Brought = NamedTuple("Brought", [
+    ("digest", str), ("manifest", Mapping[str, str]), ("sums", Mapping[str, str]), ("sizes", Mapping[str, int]),
+    ("marks", Sequence[str]), ("wrong", Sequence[tuple[str, str]]),
+])  # fmt: skip
 
 
-def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, now: str) -> w.Event | None:
-    """One event for a folder that is quiet, or gone (sight None). twin: id of another case with this content."""
+def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, late: str, now: str) -> w.Event | None:
+    """One event for a case whose folder is quiet, or gone (sight None).
+
+    twin: id of another case with this content. late: scan.late_data.
+    """
     if sight is None:
         return w.Gone(key, now) if case and not case.gone else None
     reasons = sight.reasons
-    if twin and not reasons and (case is None or case.status in (w.HELD, w.FOUND)):
-        reasons = (w.Reason("same content", "", f"same content as {twin}"),)
+    if twin and (case is None or case.status in (w.HELD, w.FOUND)):
+        reasons = (*reasons, w.Reason("same content", "", f"same content as {twin}"))
     if case is None:
         if reasons:
-            return w.Held(key, now, sight.path, reasons)
-        return w.Found(key, now, sight.path, sight.digest, sight.files, sight.bytes)
+            return w.Held(key, now, sight.path, reasons, sight.part)
+        return w.Found(key, now, sight.path, sight.digest, sight.files, sight.bytes, sight.part, sight.facts)
     if case.status in (w.HELD, w.FOUND, w.PUSHED) and not case.open and reasons:
         return w.Held(key, now, case.path, reasons) if reasons != case.reasons else _back(case, now)
     digest = sight.digest or "held:" + ",".join(sorted({r.code for r in reasons}))
-    known = case.stale_digest or (case.pending or (case.digest,))[0]
     if case.status == w.HELD:
         if digest == case.digest and any(r.code == NEVER_STARTS for r in case.reasons):
             return _back(case, now)
-        return w.Released(key, now, sight.digest, sight.files, sight.bytes, "the folder has no fault any more")
-    if digest == known:
+        why = f"the folder has no fault any more (was: {', '.join(dict.fromkeys(r.code for r in case.reasons))})"
+        return w.Released(key, now, digest, sight.files, sight.bytes, why, sight.facts)
+    new = case.status in (w.FOUND, w.PUSHED, w.SUBMITTED) and digest != (case.pending or case).digest
+    again = late == "recompute" and case.status in (w.COMPLETED, w.FAILED) and digest != case.digest and not reasons
+    if new or again:
+        return w.Changed(key, now, digest, sight.files, sight.bytes, sight.what, sight.facts, reasons)
+    left = [one for one in sight.facts.get("left", ()) if one not in case.facts.get("left", ())]
+    seen = f"{digest}+{','.join(left)}" if left else digest
+    if seen == (case.stale_digest or (case.pending or case).digest) or case.status == w.CANCELLED:
         return _back(case, now)
-    if case.status in (w.FOUND, w.PUSHED, w.SUBMITTED):
-        return None if reasons else w.Changed(key, now, digest, sight.files, sight.bytes, sight.what)
-    what = sight.what or "; ".join(r.text for r in reasons)
-    return w.Stale(key, now, digest, what) if case.status != w.CANCELLED else _back(case, now)
+    beside = f"new beside what is computed: {', '.join(left)}" if left else ""
+    return w.Stale(key, now, seen, "; ".join(filter(None, [sight.what, beside, *(r.text for r in reasons[:3])])))
 
 
 def _back(case: w.Case, now: str) -> w.Event | None:
@@ -154,25 +171,31 @@ def _verdict(case: w.Case, trace: w.Trace, rules: Rules, now: str) -> list[w.Eve
     if result.get("signal"):
         return _cut_off(case, f"it was ended by {result['signal']} from outside", rules, trace, now)
     if result.get("fault"):
-        return [_fail(case, trace, result["fault"], "system", now)]
+        return [_fail(case, trace, result["fault"], "system", now, retry=True)]
     if code == "0":
         manifest = result.get("manifest", "")
         return [w.Succeeded(case.key, now, case.attempt, manifest, result.get("since", ""), result.get("until", ""))]
-    if code.isdigit():
-        return [_fail(case, trace, f"the job ended with exit {code}", "application", now, int(code))]
-    return [_fail(case, trace, "its result cannot be read", "system", now)]  # it was renamed into place: it stays like this
+    if not code.isdigit():  # it was renamed into place: it stays like this
+        return [_fail(case, trace, "its result cannot be read", "system", now, retry=True)]
+    name = SIGNALS.get(int(code) - 128, "")
+    killed = name.startswith("SIGKILL")
+    reason = f"the job ended with exit {code}" + (f", {name}" if name else "")
+    return [_fail(case, trace, reason, "system" if killed else "application", now, int(code), retry=killed)]
 
 
 def _cut_off(case: w.Case, reason: str, rules: Rules, trace: w.Trace, now: str) -> list[w.Event]:
     """Interrupted; and failed, once it has happened too often."""
     cut: list[w.Event] = [w.Interrupted(case.key, now, case.attempt, reason)]
     if case.interruptions >= rules.interrupted:
-        cut.append(_fail(case, trace, f"interrupted {case.interruptions + 1} times: {reason}", "system", now))
+        cut.append(_fail(case, trace, f"interrupted {case.interruptions + 1} times: {reason}", "system", now, retry=True))
     return cut
 
 
-def _fail(case: w.Case, trace: w.Trace, reason: str, category: str, now: str, code: int = -1) -> w.Failed:
-    return w.Failed(case.key, now, case.attempt, reason, category, "computing", code, trace.tail)
+def _fail(
+    case: w.Case, trace: w.Trace, reason: str, category: str, now: str, code: int = -1, *, retry: bool = False
+) -> w.Failed:
+    manifest = trace.result.get("manifest", "")
+    return w.Failed(case.key, now, case.attempt, reason, category, "computing", code, trace.tail, manifest, retry)
 
 
 def wanted(names: list[str], globs: Sequence[str]) -> list[str]:
@@ -180,19 +203,31 @@ def wanted(names: list[str], globs: Sequence[str]) -> list[str]:
     return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
 
 
-def fetch(case: w.Case, got: Brought, globs: Sequence[str], tries: int, now: str) -> w.Completed | w.Failed | None:
-    """Completed, when every expected byte is here as the wrapper listed it; None: not all of it came, fetch again."""
-    wrong = None
-    if tries >= TRIES:
-        text = f"its results did not verify in {tries} fetches: damaged on {case.host}"
-        wrong = w.Failed(case.key, now, case.attempt, text, "system", "results", 0, "")
-    if got.digest != case.manifest:
-        return wrong  # not the list that the wrapper's result names
-    for glob in globs:
-        if not wanted(list(got.manifest), (glob,)):
-            reason = f"the job ended with exit 0 without a result that matches {glob}"
-            return w.Failed(case.key, now, case.attempt, reason, "application", "results", 0, "")
+def good(case: w.Case, got: Brought, globs: Sequence[str]) -> list[str]:
+    """The results that verified, were written by this attempt, and have nothing wrong with them."""
+    wrong, names = {name for name, _ in got.wrong}, wanted(list(got.manifest), globs) if got.digest == case.manifest else []
+    return [name for name in names if got.sums.get(name) == got.manifest[name] and name not in wrong]
+
+
+def fetch(case: w.Case, got: Brought, globs: Sequence[str], tries: int, now: str) -> list[w.Event]:
+    """Completed, when every expected byte is here as the wrapper listed it and nothing is wrong; else failed, and what is good
+    is salvaged, as it is of a job that failed. []: not all of it came, fetch again."""
     names = wanted(list(got.manifest), globs)
-    if any(got.sums.get(name) != got.manifest[name] for name in names):
-        return wrong
-    return w.Completed(case.key, now, case.attempt, case.manifest, len(names), got.bytes)
+    old = [name for name in names if got.manifest[name] == OLD]
+    whole = got.digest == case.manifest and all(got.sums.get(name) == got.manifest[name] for name in names if name not in old)
+    if not whole and tries < TRIES:
+        return []
+    keep = good(case, got, globs)
+    salvaged = w.Salvaged(case.key, now, case.attempt, len(keep), sum(got.sizes[name] for name in keep))
+    if case.status == w.FAILED:
+        return [salvaged]
+    faults = [f"{name} was not written by this attempt: it is older than its start" for name in old]
+    faults += [f"the job ended with exit 0 without a result that matches {glob}" for glob in globs if not wanted(names, (glob,))]
+    faults += [*got.marks, *(text for _, text in got.wrong)]
+    if not whole:
+        faults = [f"its results did not verify in {tries} fetches: damaged on {case.host}"]
+    if faults:
+        category = "application" if whole else "system"
+        reason = "; ".join(dict.fromkeys(faults))
+        return [w.Failed(case.key, now, case.attempt, reason, category, "results", 0, "", "", not whole), salvaged]
+    return [w.Completed(case.key, now, case.attempt, case.manifest, len(names), salvaged.bytes)]

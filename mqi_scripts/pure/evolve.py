@@ -13,13 +13,13 @@ BEGUN = (w.RUNNING, w.COMPUTED, w.COMPLETED, w.FAILED, w.CANCELLED)
 def evolve(case: w.Case | None, event: w.Event) -> w.Case:
     """The case after one more event. Raises Illegal if that event cannot follow: somebody else was there first."""
     if case is None and isinstance(event, w.Found | w.Held):
-        born = w.Case(event.case, event.path, w.FOUND, event.at, event.at)
+        born = w.Case(event.case, event.path, w.FOUND, event.at, event.at, part=event.part)
         return _with_content(born, event) if isinstance(event, w.Found) else _stop(born, event)
     statuses, step = STEPS.get(type(event), ((), _changed))
     attempt = getattr(event, "attempt", 0)
     if case is None or case.status not in statuses or (attempt not in (0, case.attempt) and not isinstance(event, w.Submitting)):
         raise w.Illegal(case, event)
-    changed = step(case, event)
+    changed: w.Case | None = step(case, event)
     if changed is None:
         raise w.Illegal(case, event)
     return changed if changed.status == case.status else changed._replace(since=event.at)
@@ -27,26 +27,27 @@ def evolve(case: w.Case | None, event: w.Event) -> w.Case:
 
 def _with_content(case: w.Case, event: w.Found | w.Released | w.Changed) -> w.Case:
     """A new input: counted afresh, but attempts count on."""
-    return w.Case(case.key, case.path, w.FOUND, case.since, case.found, event.digest, event.files, event.bytes,
-                  attempt=case.attempt, submitted=case.submitted)  # fmt: skip
+    fresh = w.Case(
+        case.key, case.path, w.FOUND, case.since, case.found, event.digest, event.files, event.bytes, attempt=case.attempt,
+        submitted=case.submitted, part=case.part, facts=event.facts, chosen=case.chosen, decisions=case.decisions,
+    )  # fmt: skip
+    return _stop(fresh, event) if isinstance(event, w.Changed) and event.reasons else fresh
 
 
 def _held(case: w.Case, event: w.Held) -> w.Case | None:
     return None if case.open or case.reasons == event.reasons else _stop(case, event)
 
 
-def _stop(case: w.Case, event: w.Held) -> w.Case:
+def _stop(case: w.Case, event: w.Held | w.Changed) -> w.Case:
     text = "; ".join(r.text for r in event.reasons)
     return case._replace(status=w.HELD, reasons=event.reasons, reason=text, category="application", gone=False)
 
 
 def _changed(case: w.Case, event: w.Changed) -> w.Case | None:
     """Before the job begins the case is found again, at once where no attempt is out, else after its revocation."""
-    if event.digest == (case.pending or (case.digest,))[0]:
+    if event.digest == (case.pending or case).digest:
         return None
-    if not case.open:
-        return _with_content(case, event)
-    return case._replace(pending=(event.digest, event.files, event.bytes), gone=False)
+    return case._replace(pending=event, gone=False) if case.open else _with_content(case, event)
 
 
 def _stale(case: w.Case, event: w.Stale) -> w.Case | None:
@@ -71,7 +72,7 @@ def _submitting(case: w.Case, event: w.Submitting) -> w.Case | None:
         return case
     return case._replace(
         attempt=event.attempt, intent=True, open=True, missing=False, group=event.group, task="", exit=-1, manifest="",
-        started="", ended="",
+        started="", ended="", salvaged=False,
     )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def _revoked(case: w.Case, event: w.Revoked) -> w.Case | None:
     if not case.open:
         return None
     if case.pending:
-        return _with_content(case, w.Changed(case.key, event.at, *case.pending, ""))
+        return _with_content(case, case.pending)
     strikes = case.strikes + 1 if case.task else case.strikes
     return case._replace(status=w.PUSHED, open=False, intent=False, missing=False, task="", strikes=strikes)
 
@@ -97,7 +98,7 @@ def _revoked(case: w.Case, event: w.Revoked) -> w.Case | None:
 def _started(case: w.Case, event: w.Started) -> w.Case | None:
     if not case.open:
         return None
-    late = (case.pending[0], "new data came while it started") if case.pending else (case.stale_digest, case.stale)
+    late = (case.pending.digest, "new data came while it started") if case.pending else (case.stale_digest, case.stale)
     return case._replace(
         status=w.RUNNING, intent=False, missing=False, strikes=0, pending=None, started=event.since, stale_digest=late[0],
         group=event.group or case.group, task=event.task or case.task, submitted=case.submitted or event.at, stale=late[1],
@@ -109,7 +110,14 @@ def _succeeded(case: w.Case, event: w.Succeeded) -> w.Case | None:
 
 
 def _failed(case: w.Case, event: w.Failed) -> w.Case | None:
-    return None if case.intent else _over(case, w.FAILED, event.reason, event.category)._replace(exit=event.exit)
+    manifest = event.manifest or case.manifest
+    over = _over(case, w.FAILED, event.reason, event.category)._replace(exit=event.exit, manifest=manifest, retry=event.retry)
+    return None if case.intent else over
+
+
+def _chosen(case: w.Case, event: w.Chosen) -> w.Case:
+    decision = (event.at, event.who, f"{', '.join(event.parts)} chosen: {event.reason}")
+    return case._replace(chosen=event.parts, decisions=(*case.decisions, decision))
 
 
 def _interrupted(case: w.Case, event: w.Interrupted) -> w.Case | None:
@@ -125,8 +133,9 @@ def _over(case: w.Case, status: str, reason: str, category: str) -> w.Case:
 STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]] = {
     w.Held: (EARLY, _held),
     w.Released: ((w.HELD,), _with_content),
-    w.Changed: ((w.FOUND, *OUT), _changed),
-    w.Stale: (BEGUN, _stale),
+    w.Changed: ((w.FOUND, *OUT, w.COMPLETED, w.FAILED), _changed),
+    w.Chosen: ((w.HELD,), _chosen),
+    w.Stale: ((w.FOUND, *OUT, *BEGUN), _stale),
     w.Gone: (w.STATUSES, lambda case, _: None if case.gone else case._replace(gone=True)),
     w.Back: (w.STATUSES, lambda case, _: case._replace(gone=False) if case.gone else None),
     w.Pushed: ((w.FOUND,), _pushed),
@@ -139,5 +148,6 @@ STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]
     w.Failed: ((w.PUSHED, w.RUNNING, w.COMPUTED), _failed),
     w.Interrupted: ((w.RUNNING,), _interrupted),
     w.Cancelled: ((w.RUNNING,), lambda case, _: _over(case, w.CANCELLED, "cancelled", "")),
+    w.Salvaged: ((w.FAILED,), lambda case, _: None if case.salvaged else case._replace(salvaged=True)),
     w.Completed: ((w.COMPUTED,), lambda case, event: case._replace(status=w.COMPLETED, completed=event.at, result=event.digest)),
 }

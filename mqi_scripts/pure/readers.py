@@ -77,11 +77,12 @@ def look(said: Answer, engine: str, path: str) -> w.Look:
 
 def _trace(line: tuple[str, ...]) -> w.Trace:
     _, folder, claim, held, alive, age, status, result, ending = line
-    said = {**_pairs(status), "age": age} if status else {}
-    return w.Trace(folder == "1", claim, held == "1", alive == "1", said, _pairs(result), ending, "")
+    said = {**pairs(status), "age": age} if status else {}
+    return w.Trace(folder == "1", claim, held == "1", alive == "1", said, pairs(result), ending, "")
 
 
-def _pairs(text: str) -> dict[str, str]:
+def pairs(text: str) -> dict[str, str]:
+    """`name=value` words, as the wrapper writes them."""
     return {name: value for name, equals, value in (word.partition("=") for word in text.split(" ")) if equals}
 
 
@@ -172,6 +173,15 @@ def manifest(text: str) -> dict[str, str]:
             raise Unreadable(f"not a line of a manifest: {show(line)[:120]}")
         sums[name] = match[1]
     return sums
+
+
+def marks(text: str) -> list[str]:
+    """What the markers say of a log, a sentence each."""
+    said = []
+    for line in text.splitlines():
+        kind, _, rest = line.partition(" ")
+        said.append(f"its log says: {show(rest)}" if kind == "failure" else f"its log lacks the success marker {show(rest)}")
+    return said
 
 
 def write_manifest(sums: Iterable[tuple[str, str]]) -> bytes:

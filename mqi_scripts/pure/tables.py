@@ -11,7 +11,8 @@ SENTENCES: dict[type, str] = {
     w.Found: "found, {e.files} files, {size}",
     w.Held: "held: {reasons}",
     w.Released: "found, {e.files} files, {size}: {e.why}",
-    w.Changed: "changed before its job began: {e.what}",
+    w.Changed: "its content changed, it is found anew: {e.what}",
+    w.Chosen: "{e.who} chose {parts}: {e.reason}",
     w.Stale: "new data after its job began (the result stays, marked stale): {e.what}",
     w.Gone: "its source folder is gone",
     w.Back: "its source folder is back",
@@ -23,6 +24,7 @@ SENTENCES: dict[type, str] = {
     w.Started: "attempt {e.attempt} runs on {e.group}, slot {e.slot}",
     w.Succeeded: "attempt {e.attempt} computed; its results are still on the host",
     w.Failed: "failed: {e.reason}{log}",
+    w.Salvaged: "{e.files} results of the failed attempt brought, {size}, marked as partial",
     w.Interrupted: "attempt {e.attempt} was interrupted: {e.reason}",
     w.Cancelled: "attempt {e.attempt} was cancelled, its job is gone",
     w.Completed: "completed: {e.files} results, {size}, every byte verified here",
@@ -34,7 +36,7 @@ NEXT = {
     w.SUBMITTED: "the queue starts it, mqi-poll sees it",
     w.RUNNING: "mqi-poll",
     w.COMPUTED: "mqi-fetch",
-    w.FAILED: "a person reads cases/{c.key}/attempt-{c.attempt}/job.log below the root on {c.host}",
+    w.FAILED: "a person reads cases/{c.key}/attempt-{c.attempt}/job.log below the root on {c.host}{retry}",
 }
 
 
@@ -42,7 +44,8 @@ def sentence(event: Any, case: w.Case | None) -> str:
     """What happened, for a person; the case by id and path."""
     text = SENTENCES.get(type(event), type(event).__name__.lower()).format(
         e=event, size=megabytes(getattr(event, "bytes", 0)), reasons="; ".join(r.text for r in getattr(event, "reasons", ())),
-        task=getattr(event, "task", "") or "unknown", group=getattr(event, "group", "") or (case.group if case else ""),
+        parts=", ".join(getattr(event, "parts", ())), task=getattr(event, "task", "") or "unknown",
+        group=getattr(event, "group", "") or (case.group if case else ""),
         log="".join(f"; its log ends: {line}" for line in getattr(event, "tail", "").splitlines()[-1:]),
     )  # fmt: skip
     return f"{case.id} {printable(case.path)}: {text}" if case else text
@@ -60,13 +63,15 @@ def printable(text: str) -> str:
 def row(case: w.Case, notes: Mapping[str, Any]) -> dict[str, Any]:
     """A case under COLUMNS. notes: what the last looks left: waits and progress by key, deletable."""
     runs, (status, why, category) = case.status == w.RUNNING, notes.get("waits", {}).get(case.key, ("", "", ""))
-    reason, category = (why, category) if status == case.status else (case.reason, case.category)
+    if status != case.status or status in w.PERSON:
+        why, category = case.reason, case.category
     percent = notes.get("progress", {}).get(case.key, [""])[0] if runs else ""
+    retry = "; the same once more can help" if case.retry else "; the same once more would fail again"
     blocked = case.status == w.SUBMITTED and (case.missing or case.pending)
     cells = (
         case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
-        case.submitted, case.since, case.attempt, "no sign of life in the last look" if runs and case.missing else reason,
-        category, "mqi-submit revokes it" if blocked else NEXT.get(case.status, "").format(c=case), 0, case.host,
+        case.submitted, case.since, case.attempt, "no sign of life in the last look" if runs and case.missing else why,
+        category, "mqi-submit revokes it" if blocked else NEXT.get(case.status, "").format(c=case, retry=retry), 0, case.host,
         case.completed, case.stale or False,
     )  # fmt: skip
     return dict(zip(COLUMNS, cells, strict=True))

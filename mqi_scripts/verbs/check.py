@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from mqi_scripts import profiles
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import place, readers
@@ -28,6 +29,7 @@ OLDEST = (3, 4, 1)  # reference: pueue.md
 
 def probes(site: config.Site) -> Iterator[Probe]:
     yield "configuration", "", 0
+    yield f"profile {site.scan.profile}", profiles.missing(site.scan.profile), w.Configuration.code
     yield from _folders(site)
     book = Ledger(site.state, {})
     try:

@@ -72,7 +72,7 @@ def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) ->
         raise w.Disk(f"{host.name}:{host.config.root}: no room for {case.id} ({size / 1e6:.1f} MB): make room there")
     if seen.sizes.keys() != manifest.keys():
         raise w.Unreachable(f"{case.id}: its folder is not as it was found; the next mqi-scan looks again")
-    with folder.opened(os.path.join(run.site.inbox, case.path)) as top:
+    with folder.opened(os.path.join(run.site.inbox, case.folder)) as top:
         for name in names:
             copy = os.path.join(target, "files", name)
             os.makedirs(os.path.dirname(copy), 0o700, exist_ok=True)
@@ -85,8 +85,11 @@ def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) ->
 
 
 def look(run: cli.Run, case: w.Case) -> folder.Folder:
+    """The folder, or those parts of it that belong to the case."""
+    some = case.part or case.facts.get("left")
+    only = {name.partition("/")[0] for name in folder.manifest_of(run.site.state, case.key, case.digest)} if some else ()
     try:
-        return folder.look_at(run.site, case.path)
+        return folder.look_at(run.site, case.folder, only)
     except OSError as error:
         raise w.Unreachable(f"{case.id}: its folder cannot be read now: {error.strerror}; the next mqi-scan looks again") from None
 

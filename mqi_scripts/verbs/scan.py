@@ -14,17 +14,21 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from mqi_scripts import __version__, profiles
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec, decide, readers
 from mqi_scripts.world import files, folder
 
 DAY = 86400.0
+LARGE = 1 << 30  # bytes of a held folder that is not read for its digest
 BATCH = 100  # events that a long first scan gathers for one write
 
 
 def work(run: cli.Run) -> None:
     site, memo_file = run.site, os.path.join(run.site.state, "cache", "scan")
+    if lack := profiles.missing(site.scan.profile):
+        raise w.Configuration(lack)
     try:
         paths = folder.candidates(site.inbox, site.scan.cases, site.scan.ignore)
     except OSError as error:
@@ -33,27 +37,30 @@ def work(run: cli.Run) -> None:
         run.book.append([], run.now())  # a new ledger gets its id, which every key needs
     words, ledger, memo = [*run.named()], run.book.state().id, files.read_note(memo_file)
     known = {path: memo.get(path, {}) for path in paths}
-    keys = {path: key_of(ledger, path, known[path]) for path in paths}
-    chosen = [path for path in paths if not words or path in words or keys[path].startswith(tuple(words))]
+    own = {path: [key_of(ledger, path, known[path]), *known[path].get("parts", {}).values()] for path in paths}
+    chosen = [path for path in paths if not words or path in words or any(key.startswith(tuple(words)) for key in own[path])]
     if words and not chosen:
         raise w.Usage(f"no folder in {site.inbox} is, or has the id of, {' '.join(words)}. See: mqi-report")
     cases = run.book.state().open
     settled = {path for path in paths if known[path].get("settled") == known[path].get("sign", "-")}
-    if memo.keys() - set(paths) or any(keys[path] not in cases for path in paths if path not in settled):
+    if memo.keys() - set(paths) or any(not cases.keys() & own[path] for path in paths if path not in settled):
         cases = run.book.cases()
     if not paths and any(not case.gone for case in cases.values()) and not run.args.accept_empty:
         raise w.Unreachable(
             f"the inbox {site.inbox} is empty, and it was not: a lost mount? Nothing was recorded. Mount it; if it was emptied "
             "on purpose: mqi-scan --accept-empty"
         )
+    by_folder: dict[str, dict[str, w.Case]] = {}
+    for case in cases.values():
+        by_folder.setdefault(case.folder, {})[case.key] = case
     twins: dict[str, str] = {}
-    gone = [case for case in cases.values() if case.key not in set(keys.values())] if not words else []
-    events = [event for case in gone if (event := decide.scan(case.key, case, None, "", run.now()))]
+    gone = [case for case in cases.values() if case.folder not in known] if not words else []
+    events = [event for case in gone if (event := decide.scan(case.key, case, None, "", "", run.now()))]
     for path in chosen:
         with run.isolated():
-            known[path], event = judge(run, path, keys[path], known[path], cases.get(keys[path]), twins)
-            known[path]["key"] = [ledger, keys[path]]
-            events += [event] if event else []
+            known[path], found = judge(run, path, known[path], by_folder.get(path, {}), twins)
+            known[path]["key"] = [ledger, own[path][0]]
+            events += found
         if len(events) >= BATCH:
             run.record(events)
             events = []
@@ -70,30 +77,40 @@ def key_of(ledger: str, path: str, memo: dict[str, Any]) -> str:
 
 
 def judge(
-    run: cli.Run, path: str, key: str, memo: dict[str, Any], case: w.Case | None, twins: dict[str, str]
-) -> tuple[dict[str, Any], w.Event | None]:
-    """The scan's memory of one folder, and what there is to record of it."""
-    done = case.completed if case else memo.get("done", "")
+    run: cli.Run, path: str, memo: dict[str, Any], mine: dict[str, w.Case], twins: dict[str, str]
+) -> tuple[dict[str, Any], list[w.Event]]:
+    """The scan's memory of one folder, and what there is to record of its cases (mine: the known ones by key)."""
+    done = min((case.completed for case in mine.values()), default=memo.get("done", ""))
     age = time.time() - datetime.fromisoformat(done).timestamp() if done else 0
     if age > run.site.scan.watch and time.time() - memo.get("watched", 0.0) < DAY:
-        return memo, None
-    entry, sight = look(run, path, key, memo, case)
+        return memo, []
+    entry, quiet = look(run, path, memo, mine)
     entry["done"] = done
-    if sight is None or (not case and entry["settled"] == entry["sign"]):
-        return entry, None
-    if sight.digest and not twins:
-        twins.update({known.digest: known.key for known in run.book.cases().values() if known.digest and not known.gone})
-    twin = twins.setdefault(sight.digest, key) if sight.digest else key
-    event = decide.scan(key, case, sight, twin[: w.ID] if twin != key else "", run.now())
-    if event is None and (case is None or case.status in w.CLOSED):
-        entry["settled"] = entry["sign"]
-    return entry, event
+    if not quiet:
+        return entry, []
+    events, now = list[w.Event | None](), run.now()
+    for one in entry["cases"]:
+        key, digest = one["key"], one["digest"]
+        if digest and not twins:
+            twins.update({known.digest: known.key for known in run.book.cases().values() if known.digest and not known.gone})
+        twin = twins.setdefault(digest, key) if digest else key
+        what = difference(run.site.state, mine[key], digest) if key in mine and digest not in ("", mine[key].digest) else ""
+        reasons = tuple(w.Reason(*reason) for reason in one["reasons"])
+        where = os.path.join(path, one["part"]) if one["part"] else path
+        sight = decide.Sight(where, reasons, digest, one["files"], one["bytes"], what, one["part"], one["facts"])
+        twin = "" if twin == key else twin[: w.ID]
+        events.append(decide.scan(key, mine.get(key), sight, twin, run.site.scan.late_data, now))
+    here = {one["key"] for one in entry["cases"]}
+    events += [decide.scan(key, case, None, "", "", now) for key, case in mine.items() if case.part and key not in here]
+    entry["parts"] = {one["part"]: one["key"] for one in entry["cases"] if one["part"]}
+    if not any(events) and all(case.status in w.CLOSED for case in mine.values()):
+        entry["settled"] = entry["sign"]  # nothing to tell of this content: it need not be remembered
+        del entry["cases"]
+    return entry, [event for event in events if event]
 
 
-def look(
-    run: cli.Run, path: str, key: str, memo: dict[str, Any], case: w.Case | None
-) -> tuple[dict[str, Any], decide.Sight | None]:
-    """One look at a folder; its Sight only if it is quiet.
+def look(run: cli.Run, path: str, memo: dict[str, Any], mine: dict[str, w.Case]) -> tuple[dict[str, Any], bool]:
+    """One look at a folder, and whether it is quiet; then its cases are in the entry, unread where it can be told from the last.
 
     Quiet time is counted from boot, not by a clock that jumps: behind a reboot it is less than the true time, never more.
     """
@@ -105,34 +122,65 @@ def look(
         text = f"it cannot be read: {error.strerror} (chmod, or the account that runs mqi-scan)"
         seen = folder.Folder({}, "unreadable", 0, (w.Reason("unreadable", "", text),))
     except FileNotFoundError:
-        return memo, None  # it went while we looked: the next scan says so
+        return {"settled": "", "sign": "", **memo}, False  # it went while we looked: the next scan says so
     except OSError as error:
         raise w.Unreachable(f"{path} in the inbox: {error}: nothing is known of it now") from None
     same = memo if memo.get("sign") == seen.sign else {}
     entry = {"sign": seen.sign, "since": min(same.get("since", now), now), "first": min(memo.get("first", now), now),
-             "digest": same.get("digest", ""), "settled": same.get("settled", ""), "watched": time.time()}  # fmt: skip
-    reasons = seen.reasons or fault(path, seen, scan.not_before if not case or case.status == w.HELD else "")
+             "settled": same.get("settled", ""), "watched": time.time(), "parts": memo.get("parts", {})}  # fmt: skip
+    early = all(case.status == w.HELD for case in mine.values())
+    reasons = seen.reasons or fault(path, seen, scan.not_before if early else "")
     ready = not scan.ready_marker or any(os.path.lexists(os.path.join(at, scan.ready_marker)) for at in (top, os.path.dirname(top)))
     if not ready or now - entry["since"] < scan.quiet or not (seen.sizes or reasons):
         entry["arriving"] = True
-        if case or now - entry["first"] < scan.arriving_limit:
-            return entry, None
+        if mine or now - entry["first"] < scan.arriving_limit:
+            return entry, False
         reasons = (w.Reason("arriving", "", "it has been arriving for longer than scan.arriving_limit"),)
-    if not reasons and not entry["digest"]:
-        try:
-            with folder.opened(top) as fd:
-                listed = readers.write_manifest((name, folder.read(fd, name)) for name in seen.sizes)
-            again = folder.look_at(run.site, path)
-        except (OSError, w.Unreachable):
-            return entry, None  # it changes while we look
-        if again.sign != seen.sign:
-            return {**entry, "sign": again.sign, "since": now, "arriving": True}, None
-        entry["digest"] = codec.sha256(listed)
-        if not run.args.dry_run:
-            files.write_whole(folder.manifest_file(run.site.state, key, entry["digest"]), listed)
-    digest = "" if reasons else entry["digest"]
-    what = difference(run.site.state, case, digest) if case and digest not in ("", case.digest) else ""
-    return entry, decide.Sight(path, reasons, digest, len(seen.sizes), seen.bytes, what)
+    if reasons:
+        contents = [profiles.Content(case.part, (), (), reasons, {}) for case in mine.values()]
+        contents = contents or [profiles.Content("", (), (), reasons, {})]
+        return {**entry, "cases": [remembered(run, path, one, "", seen) for one in contents]}, True
+    return read(run, path, seen, entry, same, mine)
+
+
+def read(
+    run: cli.Run, path: str, seen: folder.Folder, entry: dict[str, Any], same: dict[str, Any], mine: dict[str, w.Case]
+) -> tuple[dict[str, Any], bool]:
+    """The cases of a quiet folder as its profile reads them, with their digests; as last time, if nothing changed since."""
+    scan, top = run.site.scan, os.path.join(run.site.inbox, path)
+    parts, picked = [case.part for case in mine.values()], sorted({part for case in mine.values() for part in case.chosen})
+    rules = [__version__, scan.profile, scan.fractions, scan.fraction_gap, scan.late_data, picked]
+    if same.get("rules") == rules:
+        return {**entry, **{word: same[word] for word in ("rules", "cases") if word in same}}, "cases" in same
+    try:
+        with folder.opened(top) as fd:
+            of, salt = profiles.named(scan.profile), run.book.state().id
+            contents = of.read(fd, seen, os.path.basename(path), scan, salt, picked, parts.__contains__)
+            cases = [remembered(run, path, one, listed(fd, one, seen, bool(mine)), seen) for one in contents]
+        again = folder.look_at(run.site, path)
+    except (OSError, w.Unreachable):
+        return entry, False  # it changes while we look
+    if again.sign != seen.sign:
+        return {**entry, "sign": again.sign, "since": time.clock_gettime(time.CLOCK_BOOTTIME), "arriving": True}, False
+    return {**entry, "rules": rules, "cases": cases}, True
+
+
+def listed(top: int, content: profiles.Content, seen: folder.Folder, known: bool) -> str:
+    """The manifest of a content; "" of what is large and held: nobody needs to know its bytes."""
+    if content.reasons and not known and seen.bytes > LARGE:
+        return ""
+    return readers.write_manifest((name, folder.read(top, name)) for name in content.names).decode()
+
+
+def remembered(run: cli.Run, path: str, content: profiles.Content, manifest: str, seen: folder.Folder) -> dict[str, Any]:
+    """A case of the folder as the scan's memory has it; its manifest is kept beside the ledger."""
+    key = key_of(run.book.state().id, os.path.join(path, content.part) if content.part else path, {})
+    digest = codec.sha256(manifest.encode()) if manifest else ""
+    if digest and not run.args.dry_run:
+        files.write_whole(folder.manifest_file(run.site.state, key, digest), manifest.encode())
+    size, facts = sum(seen.sizes[name] for name in content.names), {**content.facts, "left": list(content.left)}
+    return {"key": key, "part": content.part, "reasons": content.reasons, "digest": digest, "files": len(content.names),
+            "bytes": size, "facts": facts if content.left else content.facts}  # fmt: skip
 
 
 def fault(path: str, seen: folder.Folder, not_before: str) -> tuple[w.Reason, ...]:

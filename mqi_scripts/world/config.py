@@ -17,11 +17,13 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # The tables as values, durations in seconds; what each key means stands in the schema.
 Scan = NamedTuple("Scan", [
-    ("cases", str), ("profile", str), ("quiet", float), ("ready_marker", str), ("ignore", Sequence[str]), ("not_before", str),
-    ("watch", float), ("arriving_limit", float), ("max_depth", int), ("max_files", int), ("max_bytes", int),
+    ("cases", str), ("profile", str), ("fractions", str), ("fraction_gap", float), ("late_data", str),
+    ("quiet", float), ("ready_marker", str), ("ignore", Sequence[str]), ("not_before", str), ("watch", float),
+    ("arriving_limit", float), ("max_depth", int), ("max_files", int), ("max_bytes", int),
 ])  # fmt: skip
 Job = NamedTuple("Job", [
-    ("command", str), ("results", Sequence[str]), ("time_limit", float), ("progress", str), ("version_command", str),
+    ("command", str), ("results", Sequence[str]), ("results_per_beam", str), ("failure_markers", Sequence[str]),
+    ("success_markers", Sequence[str]), ("time_limit", float), ("progress", str), ("version_command", str),
 ])  # fmt: skip
 Retry = NamedTuple("Retry", [("interrupted", int)])
 HostConfig = NamedTuple("HostConfig", [

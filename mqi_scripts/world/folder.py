@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -60,8 +60,8 @@ def opened(path: str, above: int | None = None) -> Iterator[int]:
         os.close(fd)
 
 
-def look_at(site: Site, case: str) -> Folder:
-    """Walk a case's folder in the inbox. Raises OSError where it cannot be read."""
+def look_at(site: Site, case: str, only: Collection[str] = ()) -> Folder:
+    """Walk a case's folder in the inbox, or only what these names at its top hold. Raises OSError where it cannot be read."""
     path, limits = os.path.join(site.inbox, case), site.scan
     ignore = [*limits.ignore, *filter(None, [limits.ready_marker])]
     if os.path.islink(path):
@@ -72,6 +72,8 @@ def look_at(site: Site, case: str) -> Folder:
     newest = 0.0
     with opened(path) as top:
         for name, info, kept in _walk(top, "", ignore, limits.max_depth):
+            if only and name.partition("/")[0] not in only:
+                continue
             seen.append(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ctime_ns}\0{info.st_mode}\0{info.st_nlink}")
             newest = max(newest, info.st_mtime)
             if kept and (fault := _fault(name, info, limits.max_depth)):

@@ -72,9 +72,10 @@ class Host:
     def end(self, reason: str, grace: int, wanted: Iterable[tuple[str, int]], head: Head) -> None:
         self.session("end", [reason, grace, *_words(wanted)], head)
 
-    def results(self, patterns: Sequence[str], wanted: Iterable[tuple[str, int]]) -> dict[str, str]:
-        """Make the matching results ready for `bring`; why some are not."""
-        said = self.session("results", ["\n".join(patterns), *_words(wanted)], NOBODY)
+    def results(self, patterns: Sequence[str], job: Job, wanted: Iterable[tuple[str, int]]) -> dict[str, str]:
+        """Make the matching results ready for `bring`, with what the job's markers say of the logs; why some are not."""
+        lists = ["\n".join(words) for words in (patterns, job.failure_markers, job.success_markers)]
+        said = self.session("results", [*lists, *_words(wanted)], NOBODY)
         return {key: why for key, why in said.named("wrong")}
 
     # files: a pipe of two tars, or scp; what they say of themselves is no evidence, both sides verify

@@ -37,13 +37,15 @@ def work(run: cli.Run) -> None:
         run.book.append([], run.now())  # a new ledger gets its id, which every key needs
     words, ledger, memo = [*run.named()], run.book.state().id, files.read_note(memo_file)
     known = {path: memo.get(path, {}) for path in paths}
-    own = {path: [key_of(ledger, path, known[path]), *known[path].get("parts", {}).values()] for path in paths}
-    chosen = [path for path in paths if not words or path in words or any(key.startswith(tuple(words)) for key in own[path])]
+    keys = {path: key_of(ledger, path, known[path]) for path in paths}
+    own = {path: {*known[path].get("parts", {}).values()} or {keys[path]} for path in paths}
+    begin = tuple(words)
+    chosen = [p for p in paths if not words or p in words or any(key.startswith(begin) for key in {keys[p], *own[p]})]
     if words and not chosen:
         raise w.Usage(f"no folder in {site.inbox} is, or has the id of, {' '.join(words)}. See: mqi-report")
     cases = run.book.state().open
     settled = {path for path in paths if known[path].get("settled") == known[path].get("sign", "-")}
-    if memo.keys() - set(paths) or any(not cases.keys() & own[path] for path in paths if path not in settled):
+    if memo.keys() - set(paths) or any(own[path] - cases.keys() for path in paths if path not in settled):
         cases = run.book.cases()
     if not paths and any(not case.gone for case in cases.values()) and not run.args.accept_empty:
         raise w.Unreachable(
@@ -59,7 +61,7 @@ def work(run: cli.Run) -> None:
     for path in chosen:
         with run.isolated():
             known[path], found = judge(run, path, known[path], by_folder.get(path, {}), twins)
-            known[path]["key"] = [ledger, own[path][0]]
+            known[path]["key"] = [ledger, keys[path]]
             events += found
         if len(events) >= BATCH:
             run.record(events)

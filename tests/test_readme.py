@@ -20,8 +20,8 @@ from conftest import REPO, Place, Pueued, Sshd
 from test_ground import LAYERS
 
 from mqi_scripts import words as w
-from mqi_scripts.demo.make_case import BEAMS
-from mqi_scripts.demo.make_case import LAYERS as DEMO_LAYERS, make_case
+from mqi_scripts.demo.make_case import BEAMS, FULL, make_case
+from mqi_scripts.demo.make_case import LAYERS as DEMO_LAYERS
 
 README = (REPO / "README.md").read_text()
 BLOCKS = [(kind, body) for kind, body in re.findall(r"```(\w+)\n(.*?)```", README, re.S)]
@@ -217,7 +217,7 @@ def test_the_made_up_case_has_the_field_s_shape(tmp_path: Path) -> None:
 
 
 def test_the_full_case_has_the_measured_size(tmp_path: Path) -> None:
-    case = make_case(tmp_path, full=True)
+    case = make_case(tmp_path, size=FULL)
     files = [path for path in case.rglob("*") if path.is_file()]
     assert len(files) == 223
     assert 40e6 < sum(path.stat().st_size for path in files) < 50e6

@@ -1,6 +1,7 @@
-"""The demo's computation: reads every measured log of a case, writes a table and one dose-like file a beam.
+"""The demo's computation: reads every measured log of a case, writes a table and one dose file a beam.
 
-`python -m mqi_scripts.demo.compute INPUT OUTPUT`; exit 1 with the reason on a case that it cannot compute.
+`python -m mqi_scripts.demo.compute INPUT OUTPUT`; exit 1 with the reason on a case that it cannot compute. The same input gives
+the same output, byte for byte.
 """
 
 from __future__ import annotations
@@ -12,23 +13,24 @@ import time
 from array import array
 from pathlib import Path
 
+from mqi_scripts.demo.make_case import dose
+
 COLUMNS = 8  # int16 a row of a .ptn
-
-
-def beam_names(plan: bytes) -> list[str]:
-    """Names of the treatment beams, in the plan's order: those before a delivery type TREATMENT (demo plans only)."""
-    return [m[1].decode().strip() for m in re.finditer(rb"LO..([0-9A-Za-z: ]+)\x0a\x30\xce\x00CS..TREATMENT", plan, re.S)]
+BEAM = re.compile(rb"\x0a\x30\xc0\x00IS..([0-9]+) ?\x0a\x30\xc2\x00LO..([ -~]+?) ?\x0a\x30\xce\x00CS..TREATMENT", re.S)
+UIDS = (re.compile(rb"\x08\x00\x18\x00UI..([0-9.]+)", re.S), re.compile(rb"\x20\x00\x0d\x00UI..([0-9.]+)", re.S))
 
 
 def compute(source: Path, target: Path) -> None:
-    """Raises ValueError or OSError on a malformed case."""
+    """Raises ValueError, KeyError or OSError on a malformed case. Knows the plans of make_case only."""
     plans = list(source.glob("RP.*.dcm"))
     deliveries = sorted(path for path in source.iterdir() if path.is_dir())
     if len(plans) != 1 or not deliveries:
         raise ValueError(f"expected one plan and deliveries, found {len(plans)} and {len(deliveries)}")
-    names, start = beam_names(plans[0].read_bytes()), time.monotonic()
+    plan, start = plans[0].read_bytes(), time.monotonic()
+    names = {int(number): name.decode() for number, name in BEAM.findall(plan)}
+    of, study = (form.findall(plan)[0].decode() for form in UIDS)
     for folder in (target / "Dose", target / "log"):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     for number, delivery in enumerate(deliveries):
         sys.stdout.write(f"Generating particles for ({number + 1} of {len(deliveries)} batches)\n")
         sys.stdout.flush()
@@ -39,8 +41,8 @@ def compute(source: Path, target: Path) -> None:
             writer = csv.writer(file)
             writer.writerow(("layer", "rows", "mean_x", "mean_y"))
             writer.writerows((i + 1, rows, f"{x:.3f}", f"{y:.3f}") for i, (rows, x, y) in enumerate(layers))
-        dose = array("f", (value for _, x, y in layers for value in (x, y)))
-        (target / "Dose" / f"{names[beam - 2]}_{beam}_Dose.dcm").write_bytes(dose.tobytes() * 64)
+        values = [abs(round(1000 * value)) for _, x, y in layers for value in (x, y)] * 32  # a whole number of rows of 8
+        (target / "Dose" / f"{names[beam]}_{beam}_Dose.dcm").write_bytes(dose(of, study, beam, values))
     sys.stdout.write(f"Total execution time: {time.monotonic() - start:.2f} s\n")
 
 

@@ -22,7 +22,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mqi_scripts import words as w
-from mqi_scripts.demo.make_case import BEAMS, make_case
+from mqi_scripts.demo.make_case import BEAMS, FULL, SMALL, make_case
 from mqi_scripts.frame import cli
 
 PLAIN = re.compile(r"/[A-Za-z0-9._/+=@-]+")  # what a host's root may be, see schemas/config.schema.json
@@ -65,7 +65,7 @@ def demo(args: argparse.Namespace) -> int:
     command = f'PYTHONPATH={shlex.quote(str(package))} {shlex.quote(sys.executable)} -m mqi_scripts.demo.compute "$MQI_INPUT" .'
     paths = {"inbox": folder / "inbox", "results": folder / "results", "state": folder / "state", "root": root}
     config.write_text(SITE.format(command=json.dumps(command), **{key: json.dumps(str(path)) for key, path in paths.items()}))
-    case = make_case(folder / "inbox", full=args.full)
+    case = make_case(folder / "inbox", size=FULL if args.full else SMALL)
     size = sum(path.stat().st_size for path in case.rglob("*") if path.is_file())
     say(f"made a case of {len(BEAMS)} treatment beams, {size / 1e6:.1f} MB: {case}")
     for name in ("scan", "push", "submit"):

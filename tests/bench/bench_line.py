@@ -17,7 +17,7 @@ from statistics import median
 from conftest import REPO, Place, Pueued, Sshd, host_text
 
 from mqi_scripts import words as w
-from mqi_scripts.demo.make_case import make_case
+from mqi_scripts.demo.make_case import FULL, make_case
 from mqi_scripts.world.ledger import Ledger
 
 ENV = {**os.environ, "PYTHONPATH": str(REPO)}
@@ -81,7 +81,7 @@ def test_push_of_a_real_size_case(tmp_path: Path, sshd: Sshd) -> None:
     place = Place(tmp_path / "site", host_text("ssh", "direct", "scp", sshd, None), "true")
     ratios = []
     for seed in range(1, 4):
-        case = make_case(place.inbox, full=True, seed=seed)
+        case = make_case(place.inbox, size=FULL, seed=seed)
         place("mqi-scan")
         if seed == 1:
             place("mqi-push", "--dry-run")

@@ -235,14 +235,16 @@ def fractions(deliveries: Iterable[Delivery], gap: float) -> list[list[Delivery]
 
 
 def contents(case: Case, mode: str, gap: float, chosen: Sequence[str], known: Callable[[str], bool]) -> list[Content]:
-    """The cases in a folder. mode: hold, first or each, see scan.fractions; chosen: only these deliveries are meant."""
+    """The cases in a folder. mode: hold, first or each, see scan.fractions; chosen: only these deliveries are meant, of each
+    fraction that has one of them where each is a case."""
     meant = [d for d in case.deliveries if not chosen or d.name in chosen]
     lost = sorted(set(chosen) - {d.name for d in case.deliveries})
     more = [Reason("choice", printable(name)[:40], f"the chosen delivery {printable(name)[:40]} is not there") for name in lost]
     groups = fractions(meant, gap)
     if mode == "each":
         made = []
-        for group in groups:
+        for every in fractions(case.deliveries, gap):
+            group = [d for d in every if d in meant] or every
             dated = [d.name for d in group if d.start]
             made.append(_content(case, group, next(filter(known, dated), dated[0] if dated else ""), more))
         return made

@@ -42,13 +42,18 @@ NEXT = {
 
 def sentence(event: Any, case: w.Case | None) -> str:
     """What happened, for a person; the case by id and path."""
-    text = SENTENCES.get(type(event), type(event).__name__.lower()).format(
+    text = happened(event, case)
+    return f"{case.id} {printable(case.path)}: {text}" if case else text
+
+
+def happened(event: Any, case: w.Case | None) -> str:
+    """The event alone; case: as it stands behind it."""
+    return SENTENCES.get(type(event), type(event).__name__.lower()).format(
         e=event, size=megabytes(getattr(event, "bytes", 0)), reasons="; ".join(r.text for r in getattr(event, "reasons", ())),
         parts=", ".join(getattr(event, "parts", ())), task=getattr(event, "task", "") or "unknown",
         group=getattr(event, "group", "") or (case.group if case else ""),
         log="".join(f"; its log ends: {line}" for line in getattr(event, "tail", "").splitlines()[-1:]),
     )  # fmt: skip
-    return f"{case.id} {printable(case.path)}: {text}" if case else text
 
 
 def megabytes(size: int) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from mqi_scripts import profiles
 from mqi_scripts import words as w
 from mqi_scripts.demo.make_case import BEAMS, FULL, SMALL, make_case
 from mqi_scripts.frame import cli
@@ -36,10 +37,13 @@ state = {state}
 
 [scan]
 quiet = "0s"
+profile = {profile}
 
 [job]
 command = {command}
-results = ["Dose/*_Dose.dcm", "log/*.csv"]
+{wanted}
+failure_markers = ["ERROR:"]
+success_markers = ["Total execution time:"]
 time_limit = "10m"
 progress = '\\((\\d+) of (\\d+) batches\\)'
 
@@ -64,7 +68,12 @@ def demo(args: argparse.Namespace) -> int:
     package = Path(__file__).parent.parent.parent
     command = f'PYTHONPATH={shlex.quote(str(package))} {shlex.quote(sys.executable)} -m mqi_scripts.demo.compute "$MQI_INPUT" .'
     paths = {"inbox": folder / "inbox", "results": folder / "results", "state": folder / "state", "root": root}
-    config.write_text(SITE.format(command=json.dumps(command), **{key: json.dumps(str(path)) for key, path in paths.items()}))
+    profile, results = "moqui-log", 'results = ["log/*.csv"]\nresults_per_beam = "Dose/*_Dose.dcm"'
+    if lack := profiles.missing(profile):
+        say(f"{lack}; without it the content of the case is not checked")
+        profile, results = "files", 'results = ["log/*.csv", "Dose/*_Dose.dcm"]'
+    settings = {"command": json.dumps(command), "profile": json.dumps(profile), "wanted": results}
+    config.write_text(SITE.format(**settings, **{key: json.dumps(str(path)) for key, path in paths.items()}))
     case = make_case(folder / "inbox", size=FULL if args.full else SMALL)
     size = sum(path.stat().st_size for path in case.rglob("*") if path.is_file())
     say(f"made a case of {len(BEAMS)} treatment beams, {size / 1e6:.1f} MB: {case}")
@@ -89,7 +98,8 @@ def ending(folder: Path, case: Path, config: Path) -> int:
         say(f"beam {beam} completed: {dose}")
     name = shlex.quote(str(config))
     say("next, try:")
-    for line in (f"mqi-report --json --config {name}", f"mqi-ledger verify --config {name}", f"mqi-check --config {name}"):
+    for line in (f"mqi-case show {shlex.quote(case.name)} --config {name}", f"mqi-case verify --all --config {name}",
+                 f"mqi-report --json --config {name}", f"mqi-check --config {name}"):  # fmt: skip
         say(f"  {_prefix()}{line}")
     return 0
 

@@ -246,7 +246,8 @@ def contents(case: Case, mode: str, gap: float, chosen: Sequence[str], known: Ca
         for every in fractions(case.deliveries, gap):
             group = [d for d in every if d in meant] or every
             dated = [d.name for d in group if d.start]
-            made.append(_content(case, group, next(filter(known, dated), dated[0] if dated else ""), more))
+            one = _content(case, group, next(filter(known, dated), dated[0] if dated else ""), more)
+            made.append(one._replace(left=tuple(d.name for d in every if d not in group)))  # other fractions are other cases
         return made
     if mode == "first":
         made = [_content(case, group, "", more) for group in groups]

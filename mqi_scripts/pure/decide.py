@@ -214,7 +214,8 @@ def fetch(case: w.Case, got: Brought, globs: Sequence[str], tries: int, now: str
     is salvaged, as it is of a job that failed. []: not all of it came, fetch again."""
     names = wanted(list(got.manifest), globs)
     old = [name for name in names if got.manifest[name] == OLD]
-    whole = got.digest == case.manifest and all(got.sums.get(name) == got.manifest[name] for name in names if name not in old)
+    torn = [name for name in names if name not in old and got.sums.get(name) != got.manifest[name]]
+    whole = got.digest == case.manifest and not torn
     if not whole and tries < TRIES:
         return []
     keep = good(case, got, globs)
@@ -225,7 +226,8 @@ def fetch(case: w.Case, got: Brought, globs: Sequence[str], tries: int, now: str
     faults += [f"the job ended with exit 0 without a result that matches {glob}" for glob in globs if not wanted(names, (glob,))]
     faults += [*got.marks, *(text for _, text in got.wrong)]
     if not whole:
-        faults = [f"its results did not verify in {tries} fetches: damaged on {case.host}"]
+        what = ", ".join(torn[:3]) or "the list of its results"
+        faults = [f"{what} did not verify in {tries} fetches: damaged on {case.host}"]
     if faults:
         category = "application" if whole else "system"
         reason = "; ".join(dict.fromkeys(faults))

@@ -84,8 +84,8 @@ def settle(run: cli.Run, case: w.Case, came: str, globs: Sequence[str], tries: i
     events = decide.fetch(case, got, globs, tries, run.now())
     whole, keep = any(isinstance(event, w.Completed) for event in events), decide.good(case, got, globs)
     if events and (whole or keep):
-        for name in paths.keys() - keep:
-            os.unlink(paths[name])
+        for name in got.sums.keys() - keep:
+            os.unlink(os.path.join(beside, names[name]))
         reason = next((event.reason for event in events if isinstance(event, w.Failed)), case.reason)
         record = provenance(run, case, got, {name: names[name] for name in keep}, came, checked) | {
             "complete": whole, "reason": "" if whole else reason,

@@ -127,6 +127,8 @@ def look(run: cli.Run, path: str, memo: dict[str, Any], mine: dict[str, w.Case])
         return {"settled": "", "sign": "", **memo}, False  # it went while we looked: the next scan says so
     except OSError as error:
         raise w.Unreachable(f"{path} in the inbox: {error}: nothing is known of it now") from None
+    if not mine and memo.get("settled", seen.sign) != seen.sign:  # it was closed and still, so that nobody asked for its cases
+        mine.update({case.key: case for case in run.book.cases().values() if case.folder == path})
     same = memo if memo.get("sign") == seen.sign else {}
     entry = {"sign": seen.sign, "since": min(same.get("since", now), now), "first": min(memo.get("first", now), now),
              "settled": same.get("settled", ""), "watched": time.time(), "parts": memo.get("parts", {})}  # fmt: skip

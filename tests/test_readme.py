@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import make
 import pytest
 from conftest import REPO, Place, Pueued, Sshd
 from test_ground import LAYERS
@@ -45,7 +46,7 @@ class Site(NamedTuple):
         swaps = [("mqi@192.0.2.5", f"{me}@127.0.0.1"), ("192.0.2.5", "127.0.0.1"), ("sudo -u mqi ", ""), ("-o mqi -g mqi", f"-o {me}"),
                  ("mqi:mqi ", f"{me} "), ("systemctl enable --now", f"systemctl --root={self.folder} enable"),
                  ("useradd ", ("" if os.geteuid() == 0 else "sudo -n ") + f"useradd --prefix {self.folder} "),
-                 ("pip install --quiet .", f"pip install --quiet {self.wheel}")]  # fmt: skip
+                 ("'.[dicom]'", f"'{self.wheel}[dicom]'")]  # fmt: skip
         for old, new in swaps:
             text = text.replace(old, new)
         return text
@@ -103,7 +104,7 @@ def test_the_demo_runs_from_the_installed_wheel(site: Site, tmp_path: Path) -> N
     assert ran.returncode == 0, ran.stdout + ran.stderr
     three_beams(ran.stdout, tmp_path / "demo")
     assert str(REPO) not in ran.stdout + ran.stderr
-    assert "\n  mqi-report --json --config" in ran.stdout
+    assert "\n  mqi-case verify --all --config" in ran.stdout
 
 
 def three_beams(said: str, folder: Path) -> None:
@@ -126,7 +127,8 @@ def test_the_installed_site_works_as_the_readme_says(site: Site, sshd: Sshd, pue
     with (sshd.folder / "authorized_keys").open("a") as file:
         file.write(site.path("/etc/mqi/ssh/id_ed25519.pub").read_text())
     text = site.here(next(body for kind, body in BLOCKS if kind == "toml")).replace("port     = 22", f"port     = {sshd.port}")
-    text = text.replace("cd /opt/moqui && ./compute \"$MQI_INPUT\" \"$MQI_OUTPUT\"", 'mkdir Dose && cp "$MQI_INPUT/plan.txt" Dose/1_Dose.dcm')
+    python = site.path("/opt/mqi/bin/python")
+    text = text.replace('cd /opt/moqui && ./compute "$MQI_INPUT" "$MQI_OUTPUT"', f'{python} -m mqi_scripts.demo.compute "$MQI_INPUT" .')
     text = text.replace('"15m" ', '"0s" ')
     text += f'known_hosts = "{site.path("/etc/mqi/known_hosts")}"\n'
     text += f'[hosts.gpu1.pueue]\ncommand = "{pueued.command}"\nconfig = "{pueued.config}"\n'
@@ -138,15 +140,13 @@ def test_the_installed_site_works_as_the_readme_says(site: Site, sshd: Sshd, pue
     assert enabled.returncode == 0, enabled.stderr
     wanted = {path.name for path in site.path("/etc/systemd/system/timers.target.wants").iterdir()}
     assert wanted == {path.name for path in (REPO / "systemd").glob("*.timer")}
-    case = site.path("/srv/mqi/inbox/2.25.1001.1")
-    case.mkdir()
-    (case / "plan.txt").write_text("plan\n")
+    make.case(site.path("/srv/mqi/inbox"))
     for _ in range(50):
         carried = site.run(line, **env)
         assert carried.returncode == 0, carried.stderr
         if '"completed"' in site.run("mqi-report --jsonl", **env).stdout:
             break
-    assert site.path("/srv/mqi/results/2.25.1001.1/Dose/1_Dose.dcm").read_text() == "plan\n"
+    assert len([*site.path("/srv/mqi/results/2.25.1001.1/Dose").iterdir()]) == 3
     with_files = site.run(f"cd {site.folder}\n{reports}", **env)
     assert with_files.returncode == 0, with_files.stderr
     assert "completed" in with_files.stdout
@@ -184,7 +184,7 @@ def test_a_fresh_copy_of_the_checkout_runs_the_demo_by_itself(tmp_path: Path) ->
     ran = subprocess.run([copy / SH[0].strip()], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     three_beams(ran.stdout, next((copy / "demo").iterdir()))
-    command = next(line for line in ran.stdout.splitlines() if "mqi-ledger verify" in line)
+    command = next(line for line in ran.stdout.splitlines() if "mqi-case verify" in line)
     assert subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, env=env).returncode == 0
 
 

@@ -98,9 +98,8 @@ def ending(folder: Path, case: Path, config: Path) -> int:
         say(f"beam {beam} completed: {dose}")
     name = shlex.quote(str(config))
     say("next, try:")
-    for line in (f"mqi-case show {shlex.quote(case.name)} --config {name}", f"mqi-case verify --all --config {name}",
-                 f"mqi-report --json --config {name}", f"mqi-check --config {name}"):  # fmt: skip
-        say(f"  {_prefix()}{line}")
+    for line in (f"mqi-case show {case.name}", "mqi-case verify --all", "mqi-check"):
+        say(f"  {_prefix()}{line} --config {name}")
     return 0
 
 

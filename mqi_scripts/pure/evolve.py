@@ -54,7 +54,11 @@ def _stale(case: w.Case, event: w.Stale) -> w.Case | None:
     if case.stale_digest == event.digest:
         return None
     back = event.digest == case.digest  # the old content is there again
-    return case._replace(stale="" if back else event.what, stale_digest="" if back else event.digest, gone=False)
+    return case._replace(stale="" if back else _since(event.at, event.what), stale_digest="" if back else event.digest, gone=False)
+
+
+def _since(at: str, what: str) -> str:
+    return f"since {at[:16]}Z: {what}"
 
 
 def _pushed(case: w.Case, event: w.Pushed) -> w.Case | None:
@@ -98,7 +102,7 @@ def _revoked(case: w.Case, event: w.Revoked) -> w.Case | None:
 def _started(case: w.Case, event: w.Started) -> w.Case | None:
     if not case.open:
         return None
-    late = (case.pending.digest, "new data came while it started") if case.pending else (case.stale_digest, case.stale)
+    late = (case.pending.digest, _since(case.pending.at, case.pending.what)) if case.pending else (case.stale_digest, case.stale)
     return case._replace(
         status=w.RUNNING, intent=False, missing=False, strikes=0, pending=None, started=event.since, stale_digest=late[0],
         group=event.group or case.group, task=event.task or case.task, submitted=case.submitted or event.at, stale=late[1],

@@ -163,6 +163,7 @@ def provenance(
         "exit": case.exit, "submitted_at": case.submitted, "started_at": status.get("since", ""),
         "ended_at": result.get("until", ""), "fetched_at": run.now(), "input": case.digest, "output": got.digest,
         "inputs": [{"name": name, "sha256": digest} for name, digest in inputs.items()], "files": results,
+        "outputs": [{"name": name, "sha256": digest} for name, digest in got.manifest.items()],
         "profile": case.facts.get("profile", "files"), "plan": case.facts.get("plan", ""), "beams": case.facts.get("beams", []),
         "left_out": case.facts.get("left", []), "remarks": case.facts.get("remarks", []),
         "decisions": [{"at": at, "by": who, "what": what} for at, who, what in case.decisions],

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 from mqi_scripts.words import Configuration, Reason
@@ -57,7 +56,11 @@ class Profile(Protocol):
 
 def missing(profile: str) -> str:
     """What the profile lacks on this machine, with the command that helps; "" if nothing. Cheap: imports nothing."""
-    if profile != "moqui-log" or find_spec("pydicom"):
+    if profile != "moqui-log":
+        return ""
+    from importlib.util import find_spec  # noqa: PLC0415  # a tick under another profile does without
+
+    if find_spec("pydicom"):
         return ""
     return f"scan.profile = \"{profile}\" needs pydicom: {sys.executable} -m pip install 'mqi[dicom]'"
 

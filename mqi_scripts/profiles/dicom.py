@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 from pydicom import config
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_partial
 from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -40,8 +40,8 @@ def reading() -> Iterator[None]:
         if error.errno is not None:
             raise
         raise Unreadable from None
-    except (InvalidDicomError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError, NotImplementedError,
-            RecursionError, struct.error, zlib.error):  # fmt: skip  # seen on cut and on flipped bytes
+    except (InvalidDicomError, BytesLengthException, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
+            NotImplementedError, RecursionError, MemoryError, struct.error, zlib.error):  # fmt: skip  # as seen on damaged bytes
         raise Unreadable from None
 
 

@@ -129,6 +129,12 @@ def _named(folder: Path, old: str, new: str) -> None:
         path.rename(path.with_name(path.name.replace(old, new)))
 
 
+def _replanned(folder: Path) -> None:
+    """A delivery of another plan of the patient, in itself all of one piece."""
+    _named(folder, "RR_00007001_001_", "RR_00007001_002_")
+    info(folder, "TCSC_PLAN_NUMBER", "2")
+
+
 def _renamed(folder: Path, name: str) -> None:
     deliveries(folder)[0].rename(folder / name)
 
@@ -217,6 +223,7 @@ BAD: Mapping[str, tuple[Callable[[Path], object], set[str]]] = {
     "another plan's name": (lambda f: next(f.glob("*.dcm")).rename(f / "RP.2.25.98.1.dcm"), {"ids"}),
     "another number": (lambda f: info(f, "TCSC_PATIENT_ID", "7009"), {"ids"}),
     "another plan number": (lambda f: info(f, "TCSC_PLAN_NUMBER", "2"), {"ids"}),
+    "another plan's delivery": (_replanned, {"ids"}),
     "another field": (lambda f: info(f, "TCSC_FIELD_NUMBER", "2"), {"ids"}),
     "another id in names": (lambda f: _named(f, "RR_00007001_", "RR_00007008_"), {"ids"}),
     "another layer in names": (lambda f: _named(f, "_001_003.", "_001_008."), {"ids"}),

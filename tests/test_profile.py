@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import make
@@ -26,19 +25,24 @@ from mqi_scripts import words as w
 from mqi_scripts.demo import compute
 from mqi_scripts.demo.make_case import Beam, dose
 from mqi_scripts.profiles import Checked, Content, moqui_rules
-from mqi_scripts.world import folder
+from mqi_scripts.world import config, folder
 
 SALT = "the ledger's id"
 SECRETS = ("DEMO001", "Made", "7001")  # of every case of seed 1: patient id, patient name, id in the names
 
 
+def rules(mode: str = "hold", gap: float = 3600.0) -> config.Scan:
+    """The scan's part of a site with every default, but for these."""
+    schema = json.loads(Path(config.schema_file("config")).read_text())
+    return config.Scan(**config._filled({}, schema["properties"]["scan"]))._replace(fractions=mode, fraction_gap=gap)
+
+
 def read_all(case: Path, mode: str = "hold", chosen: Sequence[str] = (), known: Iterable[str] = (), gap: float = 3600.0) -> list[Content]:
     """The cases of a folder, as mqi-scan would ask for them."""
     sizes = {str(path.relative_to(case)): path.stat().st_size for path in case.rglob("*") if path.is_file()}
-    scan: Any = SimpleNamespace(fractions=mode, fraction_gap=gap)
     with folder.opened(str(case)) as top:
         found = profiles.named("moqui-log").read(
-            top, folder.Folder(sizes, "", 0, ()), case.name, scan, SALT, chosen, set(known).__contains__
+            top, folder.Folder(sizes, "", 0, ()), case.name, rules(mode, gap), SALT, chosen, set(known).__contains__
         )
     told = json.dumps([(one.reasons, one.facts) for one in found])
     assert not [secret for secret in SECRETS if secret in told], told
@@ -78,9 +82,8 @@ def test_a_whole_case_has_no_reason_and_says_what_to_expect(tmp_path: Path) -> N
 
 
 def test_the_profile_files_knows_nothing_and_takes_all(tmp_path: Path) -> None:
-    scan: Any = None
     files = profiles.named("files")
-    assert files.read(0, folder.Folder({"b": 1, "a": 0}, "", 0, ()), "x", scan, "", [], bool) == [Content("", ("a", "b"), (), (), {})]
+    assert files.read(0, folder.Folder({"b": 1, "a": 0}, "", 0, ()), "x", rules(), "", [], bool) == [Content("", ("a", "b"), (), (), {})]
     checked = files.results({}, "", ["a"], {"a": "/x"})
     assert checked.wrong == ()
     assert "`files`" in checked.unchecked[0]
@@ -390,8 +393,8 @@ def test_each_fraction_is_a_case_of_its_own_where_the_site_says_so(tmp_path: Pat
     (case / "notes.txt").write_text("x")
     shutil.rmtree(case / second[2])
     one, other = read_all(case, mode="each")
-    assert (one.part, one.left, one.reasons) == (first[0], tuple(second[:2]), ())
-    assert (other.part, other.left, codes(other)) == (second[0], tuple(first), {"no delivery"})
+    assert (one.part, one.reasons) == (first[0], ())
+    assert (other.part, codes(other)) == (second[0], {"no delivery"})
     plan = next(case.glob("*.dcm")).name
     assert {name.partition("/")[0] for name in one.names} == {plan, *first}
     assert {name.partition("/")[0] for name in other.names} == {plan, *second[:2]}
@@ -667,6 +670,8 @@ MHD = b"ObjectType = Image\nNDims = 3\nDimSize = 2 2 1\nElementType = MET_FLOAT\
     ("mhd", MHD.replace(b"NDims", b"Dims"), FLOATS, "it lacks NDims", ""),
     ("mhd", MHD.replace(b"2 2 1", b"2 x 1"), FLOATS, "DimSize is not NDims numbers", ""),
     ("mhd", MHD.replace(b"MET_FLOAT", b"MET_OTHER"), FLOATS, "", "of a type that is not known"),
+    ("mhd", MHD.replace(b"1G180_TX_2_Dose.raw", b"LOCAL"), FLOATS, "", "its data are in it"),
+    ("mhd", MHD.replace(b"2 2 1", b"2 2 " + b"9" * 5000), FLOATS, "DimSize is not NDims numbers", ""),
     ("csv", b"x,y\n1,2\n3,4\n", b"", "", "first 2 rows are finite numbers"),
     ("csv", b"# a\n1,2e-3\n", b"", "", "first 1 rows are finite numbers"),
     ("csv", b"x,y\n", b"", "there are none", ""),
@@ -719,12 +724,11 @@ def test_dose_files_that_may_be_of_another_beam_are_wrong(names: list[str], file
 def test_a_file_that_changes_while_it_is_read_is_unknown_not_bad(tmp_path: Path) -> None:
     case = make.case(tmp_path)
     sizes = {str(path.relative_to(case)): path.stat().st_size for path in case.rglob("*") if path.is_file()}
-    scan: Any = SimpleNamespace(fractions="hold", fraction_gap=3600.0)
 
     def again(what: Callable[[], object]) -> None:
         what()
         with folder.opened(str(case)) as top, pytest.raises(w.Unreachable, match="the next run looks again"):
-            profiles.named("moqui-log").read(top, folder.Folder(sizes, "", 0, ()), case.name, scan, SALT, [], lambda part: False)
+            profiles.named("moqui-log").read(top, folder.Folder(sizes, "", 0, ()), case.name, rules(), SALT, [], lambda part: False)
 
     path = make.log(case, "mgn")
     raw = path.read_bytes()

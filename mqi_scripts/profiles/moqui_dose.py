@@ -4,11 +4,12 @@ import os
 from array import array
 from collections.abc import Mapping, Sequence
 from math import isfinite, prod
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pydicom.dataset import Dataset
 
 from mqi_scripts.profiles import dicom
+from mqi_scripts.profiles.moqui_case import NUMBER
 
 TAGS = ("Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "ReferencedRTPlanSequence")
 FIRST = 1000  # values or rows that are looked at
@@ -67,12 +68,12 @@ def _dicom(file: BinaryIO, size: int, plan: str, beam: int | None) -> Verdict:
 
 def _references(dose: Dataset) -> tuple[set[str], set[int]]:
     """SOP instance UIDs of the plans and numbers of the beams that a dose names."""
-    plans, beams = set(), set()
+    plans, beams = set[str](), set[Any]()
     for item in dose.get("ReferencedRTPlanSequence") or ():
         plans.add(dicom.text(item, "ReferencedSOPInstanceUID"))
         for group in item.get("ReferencedFractionGroupSequence") or ():
-            beams |= {int(one.ReferencedBeamNumber) for one in group.get("ReferencedBeamSequence") or ()}
-    return plans, beams
+            beams |= {one.get("ReferencedBeamNumber") for one in group.get("ReferencedBeamSequence") or ()}
+    return plans - {""}, {int(number) for number in beams if number is not None}
 
 
 def _raw(raw: bytes, size: int) -> Verdict:
@@ -90,10 +91,12 @@ def _mhd(raw: bytes, name: str, paths: Mapping[str, str], listed: Sequence[str])
     lacks = [key for key in ("NDims", "DimSize", "ElementType", "ElementDataFile") if not keys.get(key)]
     if lacks:
         return _wrong(f"it lacks {', '.join(lacks)}")
+    if keys["ElementDataFile"] == "LOCAL":
+        return Verdict("", "its data are in it, their length was not compared")
     data, sizes = os.path.normpath(os.path.join(os.path.dirname(name), keys["ElementDataFile"])), keys["DimSize"].split()
     if data not in listed:
         return _wrong(f"its ElementDataFile {data} is not among the results")
-    if not all(map(str.isdecimal, sizes)) or keys["NDims"] != str(len(sizes)):
+    if not all(map(NUMBER.fullmatch, sizes)) or keys["NDims"] != str(len(sizes)):
         return _wrong("its DimSize is not NDims numbers")
     if data not in paths or keys["ElementType"] not in ELEMENT:
         return Verdict("", f"its data {data}: they did not come back, or are of a type that is not known")

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 from pydicom.dataset import Dataset
 
-from mqi_scripts.profiles import Checked, Content, dicom, moqui_dose, moqui_rules
-from mqi_scripts.profiles.moqui_rules import KINDS, TOLD, Beam, Delivery, Plan
+from mqi_scripts.profiles import Checked, Content, dicom, moqui_case, moqui_dose, moqui_rules
+from mqi_scripts.profiles.moqui_case import KINDS, TOLD, Beam, Delivery, Plan
 from mqi_scripts.pure.decide import wanted
 from mqi_scripts.words import Unreachable
 from mqi_scripts.world import config, folder
@@ -34,10 +34,10 @@ def read(
     try:
         plans = tuple(_plan(top, name, seen.sizes[name]) for name in names if name.lower().endswith(".dcm"))
         folders = sorted({name.partition("/")[0] for name in names if "/" in name})
-        deliveries = tuple(_delivery(top, name, seen.sizes) for name in folders if moqui_rules.DELIVERY.fullmatch(name))
+        deliveries = tuple(_delivery(top, name, seen.sizes) for name in folders if moqui_case.DELIVERY.fullmatch(name))
     except OSError as error:
         raise Unreachable(f"{folder_name}: a file of it cannot be read ({error.strerror}); the next run looks again") from None
-    case = moqui_rules.Case(names, folder_name, plans, deliveries, salt)
+    case = moqui_case.Case(names, folder_name, plans, deliveries, salt)
     return moqui_rules.contents(case, scan.fractions, scan.fraction_gap, chosen, known)
 
 
@@ -51,7 +51,7 @@ def _delivery(top: int, name: str, sizes: Mapping[str, int]) -> Delivery:
             texts[file] = _bytes(top, f"{name}/{file}", size, size) if fits else None
         elif file.endswith(".mgn") and size and size % KINDS[".mgn"] == 0:
             ends[file] = int.from_bytes(_bytes(top, f"{name}/{file}", size, KINDS[".mgn"])[:4], "big")
-    return moqui_rules.delivery(name, texts, own, ends)
+    return moqui_case.delivery(name, texts, own, ends)
 
 
 def _bytes(top: int, name: str, size: int, count: int) -> bytes:
@@ -88,13 +88,13 @@ def _plan(top: int, name: str, size: int) -> Plan:
             data, last = dicom.dataset(file, [*IDS, "FractionGroupSequence", "IonBeamSequence"], dose=False)
             kind, uid, study, patient = (dicom.text(data, tag) for tag in IDS)
             end = file.tell() if last.length == dicom.UNDEFINED else last.start + last.length
-            beams, fault = _beams(data) if kind == moqui_rules.ION else ((), "")
+            beams, fault = _beams(data) if kind == moqui_case.ION else ((), "")
     except dicom.Unreadable:
         return Plan(name, "", "it is no DICOM file, or truncated", "", "", "", ())
     lacks = [tag for tag in IDS if not dicom.text(data, tag)]
     if end != size:
         fault = f"it is truncated: {size} bytes, where its last element ends at {end}"
-    elif lacks and kind in ("", *moqui_rules.PLANS):
+    elif lacks and kind in ("", *moqui_case.PLANS):
         fault = f"it lacks {', '.join(lacks)}: truncated?"
     return Plan(name, kind, fault, uid, study, patient, beams)
 

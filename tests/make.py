@@ -87,6 +87,11 @@ def _setup(data: Any) -> None:
         beam.TreatmentDeliveryType = "SETUP"
 
 
+def _a_layer_less(data: Any) -> None:
+    for _ in range(2):
+        data.IonBeamSequence[1].IonControlPointSequence.pop()
+
+
 def _photon(data: Any) -> None:
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = PHOTON
 
@@ -135,6 +140,13 @@ def _replanned(folder: Path) -> None:
     info(folder, "TCSC_PLAN_NUMBER", "2")
 
 
+def _mistaken(folder: Path) -> None:
+    """A delivery of another patient of the machine, in itself all of one piece."""
+    _named(folder, "RR_00007001_", "RR_00007002_")
+    rows(folder, lambda table: [cells.__setitem__(3, "7002") for cells in table[1:]])
+    info(folder, "TCSC_PATIENT_ID", "7002")
+
+
 def _renamed(folder: Path, name: str) -> None:
     deliveries(folder)[0].rename(folder / name)
 
@@ -176,8 +188,12 @@ BAD: Mapping[str, tuple[Callable[[Path], object], set[str]]] = {
     "broken plan beside": (lambda f: (f / "b.dcm").write_bytes(next(f.glob("*.dcm")).read_bytes()[:900]), {"plan unreadable", "two plans"}),
     "plan without patient": (lambda f: plan(f, lambda d: d.__delattr__("PatientID")), {"plan unreadable"}),
     "control points odd": (lambda f: plan(f, lambda d: d.IonBeamSequence[1].IonControlPointSequence.pop()), {"plan unreadable"}),
+    "control points fewer": (lambda f: plan(f, _a_layer_less), {"plan unreadable"}),
     "beam numbers twice": (lambda f: plan(f, lambda d: setattr(d.IonBeamSequence[2], "BeamNumber", 2)), {"plan unreadable"}),
     "fraction group of more": (lambda f: plan(f, lambda d: d.IonBeamSequence.pop()), {"plan unreadable"}),
+    "fraction group of other number": (
+        lambda f: plan(f, lambda d: setattr(d.FractionGroupSequence[0], "NumberOfBeams", 3)), {"plan unreadable"},
+    ),
     "photon plan": (lambda f: plan(f, _photon), {"not an ion plan"}),
     "other DICOM": (_other, {"not an ion plan"}),
     "no PlanInfo": (lambda f: (deliveries(f)[0] / "PlanInfo.txt").unlink(), {"no PlanInfo"}),
@@ -188,7 +204,7 @@ BAD: Mapping[str, tuple[Callable[[Path], object], set[str]]] = {
     "PlanInfo with words": (lambda f: info(f, "STOP_LAYER_NUMBER", "many"), {"PlanInfo"}),
     "PlanInfo says two things": (lambda f: _info_file(f, b"START_LAYER_NUMBER,7\n"), {"PlanInfo"}),
     "PlanInfo torn": (lambda f: _info_file(f, b"SHARE_D"), {"PlanInfo"}),
-    "PlanInfo twice": (lambda f: (deliveries(f)[0] / "PlanInfo.csv").write_text("x,1\n"), {"PlanInfo"}),
+    "PlanInfo twice": (lambda f: shutil.copy(deliveries(f)[0] / "PlanInfo.txt", deliveries(f)[0] / "PlanInfo.csv"), {"PlanInfo"}),
     "PlanInfo too large": (lambda f: _info_file(f, b" " * (64 << 10)), {"PlanInfo"}),
     "PlanRange empty": (lambda f: (deliveries(f)[0] / "PlanRange.txt").write_text(""), {"PlanRange"}),
     "PlanRange without rows": (lambda f: rows(f, lambda t: t.__delitem__(slice(1, None))), {"PlanRange"}),
@@ -208,10 +224,11 @@ BAD: Mapping[str, tuple[Callable[[Path], object], set[str]]] = {
     "missing mgn": (lambda f: log(f, "mgn").unlink(), {"missing log"}),
     "extra ptn": (_extra("ptn"), {"extra log"}),
     "extra mgn": (_extra("mgn"), {"extra log"}),
+    "logs swapped in PlanRange": (lambda f: rows(f, lambda t: t[1].append(t[1].pop(9))), {"log name"}),
     "log name": (lambda f: _named(f, "RR_00007001_001_001_", "RR_00007001_001_"), {"log name"}),
     "empty ptn": (lambda f: log(f, "ptn").write_bytes(b""), {"empty log"}),
     "empty mgn": (lambda f: log(f, "mgn").write_bytes(b""), {"empty log"}),
-    "torn ptn": (lambda f: cut(log(f, "ptn"), 1), {"torn log"}),
+    "torn ptn": (lambda f: cut(log(f, "ptn"), 33), {"torn log"}),
     "torn mgn": (lambda f: cut(log(f, "mgn"), 3), {"torn log"}),
     "short log": (lambda f: cut(log(f, "ptn"), 2 * 16), {"short log"}),
     "a layer fewer": (_layer, {"layer count"}),
@@ -223,6 +240,7 @@ BAD: Mapping[str, tuple[Callable[[Path], object], set[str]]] = {
     "another plan's name": (lambda f: next(f.glob("*.dcm")).rename(f / "RP.2.25.98.1.dcm"), {"ids"}),
     "another number": (lambda f: info(f, "TCSC_PATIENT_ID", "7009"), {"ids"}),
     "another plan number": (lambda f: info(f, "TCSC_PLAN_NUMBER", "2"), {"ids"}),
+    "another patient's delivery": (_mistaken, {"ids"}),
     "another plan's delivery": (_replanned, {"ids"}),
     "another field": (lambda f: info(f, "TCSC_FIELD_NUMBER", "2"), {"ids"}),
     "another id in names": (lambda f: _named(f, "RR_00007001_", "RR_00007008_"), {"ids"}),

@@ -352,7 +352,7 @@ enter() { # COMMAND: its words are one line, a blank between two, each byte of a
   'mqi-remote look') form="( $at)*" ;;
   'mqi-remote stage' | 'mqi-remote publish') form="( [0-9a-f]{20} $sum)*" ;;
   'mqi-remote submit') form=" $id  $text $text $n( revoke $at)*( add $at $sum $group $n $devices)* look( $at)*" ;;
-  'mqi-remote results') form=" $text( $at)*" ;;
+  'mqi-remote results') form=" $text $text $text( $at)*" ;;
   'mqi-remote end') form=" $text [0-9]{1,2}( $at)*" ;;
   *) refuse "this key opens a gate, and that is no command of it (hosts.<name>.gate = true on the gateway)" ;;
   esac

@@ -12,7 +12,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +52,8 @@ class Gate(NamedTuple):
         return ["ssh", *self.options(key or self.key), "-p", str(self.sshd.port), *words]
 
     def ssh(self, command: str, stdin: bytes = b"", *options: str, key: str = "", **env: str) -> subprocess.CompletedProcess[bytes]:
-        argv = self.argv(*options, "--", self.account, *([command] if command else []), key=key)
+        path = [] if options or key else ["-S", str(self.sshd.folder / "gate")]  # a plain session goes over one connection
+        argv = self.argv(*options, *path, "--", self.account, *([command] if command else []), key=key)
         return subprocess.run(argv, input=stdin, capture_output=True, timeout=60, env={**os.environ, **env})
 
     def sight(self) -> object:
@@ -63,14 +64,22 @@ class Gate(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def gate(tmp_path_factory: pytest.TempPathFactory, sshd: Sshd) -> Gate:
+def gate(tmp_path_factory: pytest.TempPathFactory, sshd: Sshd) -> Iterator[Gate]:
     place = Place(tmp_path_factory.mktemp("gate") / "site", host_text("ssh", "direct", "tar", sshd, None), JOB)
     close_gate(place, sshd, *gate_options("direct", None))
     place.case("a")
     for program in ("mqi-scan", "mqi-push"):
         ran = place(program)
         assert ran.code == 0, ran.err
-    return Gate(place, sshd)
+    made = Gate(place, sshd)
+    path = sshd.folder / "gate"
+    master = subprocess.Popen(made.argv("-M", "-N", "-S", str(path), made.account), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not path.exists():
+        assert master.poll() is None
+        time.sleep(0.02)
+    yield made
+    master.kill()
+    master.wait(10)
 
 
 def refused(gate: Gate, ran: subprocess.CompletedProcess[bytes], before: object) -> None:
@@ -198,7 +207,7 @@ def test_no_port_is_forwarded_but_by_an_open_key(name: str, gate: Gate) -> None:
         until = time.monotonic() + 5
         while there.came < count and time.monotonic() < until or (name == "-W" and child.poll() is None and time.monotonic() < until):
             time.sleep(0.02)
-        child.terminate()
+        child.kill()
         child.wait(10)
         assert there.came == count
         there.socket.close()
@@ -230,7 +239,7 @@ def test_no_socket_is_forwarded_but_by_an_open_key(way: str, gate: Gate) -> None
             while not path.exists() and time.monotonic() < until:
                 time.sleep(0.02)
             came = path.exists()
-        child.terminate()
+        child.kill()
         child.wait(10)
         assert came == is_there
 
@@ -364,8 +373,27 @@ def test_a_word_that_is_not_of_its_form_is_refused(name: str, word: str, gate: G
     refused(gate, gate.ssh("mqi-remote submit", " ".join(words.values()).encode()), before)
 
 
+KEY, SUM = "0123456789abcdef0123", "0" * 64
+VERBS = [
+    ("check", "x"), ("look", KEY), ("look", f"{KEY} 1 x"), ("look", "../.. 1"), ("stage", f"{KEY} 1"), ("stage", f"{KEY} ../../x"), ("stage", f"../x {SUM}"),
+    ("publish", f"{KEY} {SUM} {KEY}"), ("publish", f"/etc {SUM}"), ("results", f"{KEY} 1"), ("results", f"* . . {KEY} ../x"), ("results", "* . . /etc 1"),
+    ("end", f"why 10 {KEY} 0"), ("end", f"why 100 {KEY} 1"), ("end", f"why $(id) {KEY} 1"), ("end", f"a b 10 {KEY} 1"), ("send", ""), ("bring", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("verb", "rest"), VERBS)
+def test_every_verb_has_its_form(verb: str, rest: str, gate: Gate) -> None:
+    words = list(true_words(gate).values())[:7]
+    before = gate.sight()
+    line = " ".join([*words, verb, *([rest] if rest else []), NONCE]).encode()
+    ran = gate.ssh("mqi-remote check" if verb in ("send", "bring") else f"mqi-remote {verb}", line)
+    refused(gate, ran, before)
+
+
 LINES: dict[str, Callable[[bytes], bytes]] = {
     "nothing": lambda line: b"",
+    "half of it": lambda line: line[: len(line) // 2],
+    "all but its last byte": lambda line: line[:-1],
     "a newline behind": lambda line: line + b"\n",
     "a line before": lambda line: b"x\n" + line,
     "a line behind": lambda line: line + b"\n" + line,
@@ -480,8 +508,8 @@ def test_a_tar_of_inputs_arrives_whole_and_of_a_cut_one_what_came(gate: Gate) ->
     assert not (gate.place.root / "incoming").exists()
 
 
-def test_more_than_a_hundred_things_are_refused() -> None:
-    assert len(COMMANDS) + len(COPIES) + len(FORWARDS) + 5 + len(WORDS) + len(LINES) + len(TARS) > 200
+def test_more_than_two_hundred_things_are_refused() -> None:
+    assert len(COMMANDS) + len(COPIES) + len(FORWARDS) + 5 + len(WORDS) + len(LINES) + len(VERBS) + len(TARS) > 200
 
 
 # --- what it still does
@@ -497,3 +525,115 @@ def test_words_that_are_untouched_are_carried_out(gate: Gate) -> None:
     while not gate.place.executions() and time.monotonic() < until:
         time.sleep(0.05)
     assert gate.place.executions() == [f"{words['key']} 1"]
+
+
+def test_the_tail_of_a_session_is_what_it_is_without_the_gate(tmp_path: Path, sshd: Sshd) -> None:
+    """Words with all that a text may hold go through the gate byte for byte: the command of the job, the patterns."""
+    job = "printf '%s\\n' 'quo\"te $HOME `id` \\\\ back\\slash %d\ttab é 둘' >'a b.out'; cp \"$MQI_INPUT/plan.txt\" plan.out"
+    said = []
+    for gated in (False, True):
+        place = Place(tmp_path / f"site{gated:d}", host_text("ssh", "direct", "tar", sshd, None), job)
+        if gated:
+            close_gate(place, sshd, *gate_options("direct", None))
+        place.case("a")
+        place.until("completed")
+        said.append(((place.results / "a" / "a b.out").read_bytes(), next(place.root.glob("cases/*/attempt-1/command")).read_text()
+                     .replace(str(place.folder), "")))  # fmt: skip
+    assert said[0] == said[1]
+    assert "é 둘".encode() in said[0][0]
+
+
+def test_the_gate_is_as_tight_under_bash(gate: Gate) -> None:
+    """The program, not its shell, holds: the same words under another sh."""
+    argv = ["bash", str(gate.place.folder / "mqi-remote"), "--root", str(gate.place.root), "--engine", "direct", "--slots", "2"]
+    for name, word in WORDS:
+        words = true_words(gate) | {name: word.format(canary=gate.canary, root=gate.place.root)}
+        env = {"PATH": os.environ["PATH"], "HOME": "/", "SSH_ORIGINAL_COMMAND": "mqi-remote submit"}
+        ran = subprocess.run(argv, input=" ".join(words.values()).encode(), capture_output=True, env=env)
+        assert ran.returncode == 78, (name, word, ran.stderr)
+    assert not gate.canary.exists()
+
+
+# --- what a person is told
+
+
+@pytest.fixture
+def gated(tmp_path: Path, sshd: Sshd) -> Place:
+    place = Place(tmp_path / "site", host_text("ssh", "direct", "tar", sshd, None), JOB)
+    close_gate(place, sshd, *gate_options("direct", None))
+    return place
+
+
+def test_check_says_that_it_went_through_the_gate(gated: Place) -> None:
+    ran = gated("mqi-check")
+    assert ran.code == 0, ran.out
+    assert "ok      far: session over ssh, host key known, through its gate\n" in ran.out
+
+
+def test_a_program_there_of_another_version_is_named_with_the_command_that_helps(gated: Place) -> None:
+    gated.case("a")
+    gated("mqi-scan")
+    program = gated.folder / "mqi-remote"
+    true = program.read_bytes()
+    program.write_bytes(true.replace(b"# --- check:", b"# --- an older check:"))
+    for name in ("mqi-push", "mqi-check"):
+        ran = gated(name)
+        assert ran.code == 78
+        said = ran.out + ran.err
+        assert f"{program} is not the version of the gateway. On the gateway: mqi-check --far | ssh root@" in said
+    assert not gated.root.exists()
+    command = f"install -m 0755 /dev/stdin {program}"  # what that sentence says to run there
+    assert f"'{command}'" in said
+    subprocess.run(["sh", "-c", command], input=gated("mqi-check", "--far").out, text=True, check=True)
+    assert program.read_bytes() == true
+    gated.until("completed")
+
+
+@pytest.mark.parametrize(("old", "new", "means"), [
+    ('root = "', 'root = "/elsewhere', "its line in authorized_keys is for root "), ('engine = "direct"', 'engine = "pueue"', "engine direct: so must be hosts.<name>"),
+    ("gate = true", "gate = false", "this key opens a gate"),
+])  # fmt: skip
+def test_a_configuration_that_does_not_fit_the_gate_is_told(old: str, new: str, means: str, gated: Place) -> None:
+    gated.config.write_text(gated.config.read_text().replace(old, new))
+    ran = gated("mqi-check")
+    assert ran.code == 78
+    assert means in ran.out
+
+
+def test_a_gate_that_is_not_there_is_told(gated: Place, sshd: Sshd) -> None:
+    text = gated.config.read_text()
+    gated.config.write_text(text.replace(f'identity = "{gated.folder}/key"', f'identity = "{sshd.identity}"'))
+    ran = gated("mqi-check")
+    assert ran.code == 78
+    assert "its gate refused it, or it has none (docs/compute-host.md)" in ran.out
+
+
+@pytest.mark.parametrize("words", ["", "--slots", "--rot /x", "--root", "--root /x --shell yes"])
+def test_a_line_of_authorized_keys_that_is_wrong_is_told(words: str, gate: Gate) -> None:
+    env = {"PATH": os.environ["PATH"], "HOME": "/", "SSH_ORIGINAL_COMMAND": "mqi-remote check"}
+    ran = subprocess.run([str(gate.place.folder / "mqi-remote"), *words.split()], capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL)
+    assert ran.returncode == 78
+    assert "its line in authorized_keys is wrong at --" in ran.stderr
+
+
+def test_only_the_jobs_that_the_host_knows_are_run(tmp_path: Path, sshd: Sshd) -> None:
+    place = Place(tmp_path / "site", host_text("ssh", "direct", "tar", sshd, None), JOB)
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    (jobs / "other").write_text("true\n")
+    close_gate(place, sshd, *gate_options("direct", None), "--jobs", str(jobs))
+    place.case("a")
+    for name in ("mqi-scan", "mqi-push"):
+        assert place(name).code == 0
+    ran = place("mqi-submit")
+    assert ran.code == 78
+    assert f"no file of {jobs} is job.command" in ran.err
+    assert not list(place.root.glob("cases/*/attempt-1"))
+    text = place.config.read_text()
+    command = text.partition("command = '''\n")[2].partition("'''")[0]
+    (jobs / "moqui").write_text(command)
+    place.config.write_text(text.replace("time_limit", 'version_command = "touch CANARY"\ntime_limit'))
+    assert place("mqi-submit").code == 78
+    place.config.write_text(text)
+    rows = place.until("completed")
+    assert rows["a"]["attempt"] == 1

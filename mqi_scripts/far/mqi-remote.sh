@@ -322,10 +322,10 @@ do_check() {
 # session names the verb; its words come over stdin, and all of them must have the form that the verb asks for
 
 gate() { # --root DIR [--engine ENGINE] [--pueue FILE] [--pueue-config FILE] [--slots N] [--jobs DIR]
-  for name in $(env | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p'); do
-    case $name in HOME | PATH | XDG_RUNTIME_DIR | SSH_ORIGINAL_COMMAND) ;; *) unset "$name" ;; esac
-  done
   settle && root='' engine=pueue queue=pueue conf='' slots=1 jobs=''
+  for name in $(env | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p'); do
+    case $name in HOME | PATH | LC_ALL | XDG_RUNTIME_DIR | SSH_ORIGINAL_COMMAND) ;; *) unset "$name" ;; esac
+  done
   while [ $# -gt 1 ]; do
     case $1 in
     --root) root=$2 ;; --engine) engine=$2 ;; --slots) slots=$2 ;;
@@ -342,7 +342,7 @@ gate() { # --root DIR [--engine ENGINE] [--pueue FILE] [--pueue-config FILE] [--
   esac
 }
 
-refuse() { printf 'mqi-remote: %s\n' "$*" >&2 && exit 78; }
+refuse() { printf 'mqi-remote: %s\n' "$*" >&2; exit 78; }
 
 enter() { # COMMAND: its words are one line, a blank between two, each byte of a word that is no plain character as \0ooo
   id='[0-9a-f]{16}' sum='[0-9a-f]{64}' n='[0-9]{1,9}' text='([]!-[^-~]|\\0(0[1-7]|[1-3][0-7])[0-7])*'
@@ -359,7 +359,7 @@ enter() { # COMMAND: its words are one line, a blank between two, each byte of a
   words=$(timeout 300 head -c 4000000 | tr '\000\n' '\002\002') nonce=${words%% *} version=${words#* }
   [ "${version%% *}  -" = "$(sha256sum <"$0")" ] || refuse "$0 is not the version of the gateway. On the gateway:" \
     "mqi-check --far | ssh root@$(uname -n) 'install -m 0755 /dev/stdin $0'"
-  form="$id $sum /[A-Za-z0-9._/+=@-]+ [a-z]+ $id (-|new|$id\\\\0040$n\\\\0040$sum) $n\\\\0040($sum)? ${1#* }$form $id"
+  form="$id $sum /[A-Za-z0-9._/+=@-]+ [a-z]+ ($id)? (-|new|$id\\\\0040$n\\\\0040$sum) $n\\\\0040($sum)? ${1#* }$form $id"
   { printf '%s\n' "$words" | grep -Eqxe "$form" && [ "${words##* }" = "$nonce" ]; } || refuse "words that are cut off, or formless"
   blank=$IFS IFS=$(printf '\002') # no word can have that byte
   # shellcheck disable=SC2046

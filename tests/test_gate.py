@@ -20,6 +20,8 @@ import pytest
 from conftest import JOB, Place, Sshd, close_gate, free_port, gate_options, host_text, need
 
 from mqi_scripts.pure.codec import sha256
+from mqi_scripts.world import folder, host
+from mqi_scripts.world.host import FAR
 
 NONCE = "0123456789abcdef"
 
@@ -637,3 +639,14 @@ def test_only_the_jobs_that_the_host_knows_are_run(tmp_path: Path, sshd: Sshd) -
     place.config.write_text(text)
     rows = place.until("completed")
     assert rows["a"]["attempt"] == 1
+
+
+def test_what_may_travel_may_pass_the_gate() -> None:
+    """The names that a scan lets travel are those that the gate unpacks; the wrapper inside the program is the wrapper."""
+    text = host.program()
+    assert f" name='{folder.NAME.decode()}' " in text
+    assert (Path(FAR) / "mqi-job.sh").read_text().splitlines().count("MQI-JOB") == 0
+    script = text.replace('\ngate "$@"\n', "\ninstalled_wrapper\n")
+    for shell in ("dash", "bash"):
+        said = subprocess.run([shell, "-c", script], capture_output=True, text=True)
+        assert said.stdout == (Path(FAR) / "mqi-job.sh").read_text()

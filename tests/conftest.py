@@ -94,6 +94,7 @@ def sshd() -> Iterator[Sshd]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile {folder}/pid\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         "PubkeyAuthentication yes\nPermitRootLogin yes\nLogLevel VERBOSE\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
+        "X11Forwarding yes\nXAuthLocation /bin/true\nAcceptEnv LANG LC_* TAR_OPTIONS\n"  # so that only a key's own line refuses them
         f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n"  # the account there has a home of its own, too
     )
     (folder / "home").mkdir()
@@ -265,6 +266,30 @@ def host_text(transport: str, engine: str, transfer: str, sshd: Sshd | None, pue
     if engine == "direct":
         text += "[hosts.far.direct]\nslots = 2\n"
     return text
+
+
+def close_gate(place: Place, sshd: Sshd, *options: str) -> str:
+    """The site's own key, whose line in authorized_keys opens only the gate to the site's root: that line. As
+    docs/compute-host.md says, below the site's folder."""
+    program, key = place.folder / "mqi-remote", place.folder / "key"
+    program.write_text(place("mqi-check", "--far").out)
+    program.chmod(0o755)
+    subprocess.run([need("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    command = " ".join([str(program), "--root", str(place.root), *options])
+    line = f'restrict,command="{command}" {key.with_suffix(".pub").read_text()}'
+    with (sshd.folder / "authorized_keys").open("a") as file:
+        file.write(line)
+    text = place.config.read_text()
+    place.config.write_text(text.replace(f'identity = "{sshd.identity}"', f'identity = "{key}"\ngate = true'))
+    return line
+
+
+def gate_options(engine: str, pueued: Pueued | None) -> list[str]:
+    """What that line says of the queue."""
+    if engine == "direct":
+        return ["--engine", "direct", "--slots", "2"]
+    assert pueued
+    return ["--pueue", pueued.command, "--pueue-config", pueued.config]
 
 
 @pytest.fixture

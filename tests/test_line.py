@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import JOB, Place, Pueued, Sshd, host_text
+from conftest import JOB, Place, Pueued, Sshd, close_gate, gate_options, host_text
 
 COMBINATIONS = [(t, e, f) for t in ("ssh", "local") for e in ("pueue", "direct") for f in ("scp", "tar")]
+COMBINATIONS += [("ssh", e, "gate") for e in ("pueue", "direct")]
 
 
 @pytest.mark.parametrize(("transport", "engine", "transfer"), COMBINATIONS)
 def test_every_transport_and_engine_completes_a_case(
     transport: str, engine: str, transfer: str, tmp_path: Path, sshd: Sshd, pueued: Pueued
 ) -> None:
-    place = Place(tmp_path / "site", host_text(transport, engine, transfer, sshd, pueued), JOB)
+    place = Place(tmp_path / "site", host_text(transport, engine, transfer.replace("gate", "scp"), sshd, pueued), JOB)
+    if transfer == "gate":
+        close_gate(place, sshd, *gate_options(engine, pueued))
     place.case("one")
     place.case("two ^ 둘")
     rows = place.until("completed")

@@ -5,9 +5,7 @@
 main() {
   nonce=$1 root=$2 engine=$3 queue=$4 conf=$5 slots=$6 ledger=$7 shown=$8 head=$9 verb=${10}
   shift 10
-  umask 077
-  set -f
-  export LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin
+  settle
   printf 'MQI-BEGIN %s\n' "$nonce"
   case $verb in
   check | look | stage | publish | submit | results | end) "do_$verb" "$@" ;;
@@ -15,6 +13,8 @@ main() {
   esac
   printf 'MQI-END %s %s\n' "$nonce" $?
 }
+
+settle() { umask 077 && set -f && export LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin; }
 
 say() { # WORD...: one line of the answer, fields parted by tabs
   blank=$IFS IFS='	'
@@ -199,28 +199,29 @@ verify() { # KEY DIGEST: what is staged is the manifest's files and nothing else
 
 # --- submit: revoke, make the attempts, add each once, look
 
-do_submit() { # WRAPPER-DIGEST WRAPPER COMMAND VERSION-COMMAND LIMIT COUNT [KEY ATTEMPT]... COUNT [KEY ATTEMPT DIGEST
-  # GROUP SLOTS DEVICES]... [KEY ATTEMPT]... : revoke these, add those, look at the rest
+do_submit() { # WRAPPER-DIGEST WRAPPER COMMAND VERSION-COMMAND LIMIT [revoke KEY ATTEMPT]... [add KEY ATTEMPT DIGEST GROUP
+  # SLOTS DEVICES]... look [KEY ATTEMPT]...
   own_root || return
-  wrapper=$root/bin/$1/mqi-job text=$2 command=$3 version=$4 limit=$5 revokes=$6
+  wrapper=$root/bin/$1/mqi-job text=${2:-$(installed_wrapper)} command=$3 version=$4 limit=$5
   if [ ! -f "$wrapper" ]; then
-    mkdir -p "$root/bin/$1" && printf '%s' "$text" >"$wrapper.new" && sync "$wrapper.new" && mv -T "$wrapper.new" "$wrapper"
+    mkdir -p "$root/bin/$1" && printf '%s\n' "$text" >"$wrapper.new" && sync "$wrapper.new" && mv -T "$wrapper.new" "$wrapper"
   fi || return 74
-  shift 6
-  while [ "$revokes" -gt 0 ]; do # from now on it can never start, unless it has begun
-    mkdir -p "$root/cases/$1/attempt-$2" && ln -sT revoked "$root/cases/$1/attempt-$2/claim" 2>/dev/null
-    revokes=$((revokes - 1)) && shift 2
+  shift 5
+  while [ "$1" = revoke ]; do # from now on it can never start, unless it has begun
+    mkdir -p "$root/cases/$2/attempt-$3" && ln -sT revoked "$root/cases/$2/attempt-$3/claim" 2>/dev/null
+    shift 3
   done
-  adds=$1 made=
-  shift
-  while [ "$adds" -gt 0 ]; do
+  made=
+  while [ "$1" = add ]; do
+    shift
     make_attempt "$@" && made="$made $1 $2 $4"
-    adds=$((adds - 1)) && shift 6
+    shift 6
   done
   [ -z "$made" ] || sync -f "$root/cases" || return 74
   # shellcheck disable=SC2086 # keys, numbers, groups
   printf '%s %s %s\n' $made | while read -r key number group; do [ -z "$group" ] || add_task "$key" "$number" "$group"; done
   exec 7>&-
+  shift
   do_look "$@"
 }
 
@@ -315,4 +316,74 @@ do_check() {
   [ -w "$root" ] || say note "$root is not writable by $(id -un)"
   [ "$engine" != pueue ] || say version "$(pq --version 2>&1 | head -n 1)"
   ask_queue
+}
+
+# --- the gate: this program, installed as a key's forced command. That line of authorized_keys names root, engine and queue. The
+# session names the verb; its words come over stdin, and all of them must have the form that the verb asks for
+
+gate() { # --root DIR [--engine ENGINE] [--pueue FILE] [--pueue-config FILE] [--slots N] [--jobs DIR]
+  settle && root='' engine=pueue queue=pueue conf='' slots=1 jobs=''
+  for name in $(env | sed -n 's/^\([A-Za-z_][A-Za-z0-9_]*\)=.*/\1/p'); do
+    case $name in HOME | PATH | LC_ALL | XDG_RUNTIME_DIR | SSH_ORIGINAL_COMMAND) ;; *) unset "$name" ;; esac
+  done
+  while [ $# -gt 1 ]; do
+    case $1 in
+    --root) root=$2 ;; --engine) engine=$2 ;; --slots) slots=$2 ;;
+    --pueue) queue=$2 ;; --pueue-config) conf=$2 ;; --jobs) jobs=$2 ;;
+    *) break ;;
+    esac
+    shift 2
+  done
+  { [ $# -eq 0 ] && [ -n "$root" ]; } || refuse "its line in authorized_keys is wrong at ${1:---root}: see docs/compute-host.md"
+  case ${SSH_ORIGINAL_COMMAND-} in
+  'mqi-remote send') unpack ;;
+  'mqi-remote bring') tar -cf - -C "$root/outgoing" . ;;
+  *) enter "${SSH_ORIGINAL_COMMAND-}" ;;
+  esac
+}
+
+refuse() { printf 'mqi-remote: %s\n' "$*" >&2; exit 78; }
+
+enter() { # COMMAND: its words are one line, a blank between two, each byte of a word that is no plain character as \0ooo
+  id='[0-9a-f]{16}' sum='[0-9a-f]{64}' n='[0-9]{1,9}' text='([]!-[^-~]|\\0(0[1-7]|[1-3][0-7])[0-7])*'
+  at='[0-9a-f]{20} [1-9][0-9]{0,5}' group='[A-Za-z0-9._][A-Za-z0-9._-]{0,99}' devices='([A-Za-z0-9,._:/-]|\\0040)+'
+  case $1 in
+  'mqi-remote check') form= ;;
+  'mqi-remote look') form="( $at)*" ;;
+  'mqi-remote stage' | 'mqi-remote publish') form="( [0-9a-f]{20} $sum)*" ;;
+  'mqi-remote submit') form=" $id  $text $text $n( revoke $at)*( add $at $sum $group $n $devices)* look( $at)*" ;;
+  'mqi-remote results') form=" $text $text $text( $at)*" ;;
+  'mqi-remote end') form=" $text [0-9]{1,2}( $at)*" ;;
+  *) refuse "this key opens a gate, and that is no command of it (hosts.<name>.gate = true on the gateway)" ;;
+  esac
+  words=$(timeout 300 head -c 4000000 | tr '\000\n' '\002\002') nonce=${words%% *} version=${words#* }
+  [ "${version%% *}  -" = "$(sha256sum <"$0")" ] || refuse "$0 is not the version of the gateway. On the gateway:" \
+    "mqi-check --far | ssh root@$(uname -n) 'install -m 0755 /dev/stdin $0'"
+  form="$id $sum /[A-Za-z0-9._/+=@-]+ [a-z]+ ($id)? (-|new|$id\\\\0040$n\\\\0040$sum) $n\\\\0040($sum)? ${1#* }$form $id"
+  { printf '%s\n' "$words" | grep -Eqxe "$form" && [ "${words##* }" = "$nonce" ]; } || refuse "words that are cut off, or formless"
+  blank=$IFS IFS=$(printf '\002') # no word can have that byte
+  # shellcheck disable=SC2046
+  set -- $(printf '%b' "$(printf '%s' "${words% *}" | tr ' ' '\002')")
+  IFS=$blank
+  [ "$3 $4" = "$root $engine" ] || refuse "its line in authorized_keys is for root $root, engine $engine: so must be hosts.<name>"
+  shift 4
+  [ "$4" != submit ] || { allowed "$7" && allowed "$8"; } || refuse "no file of $jobs is job.command, or version_command"
+  main "$nonce" "$root" "$engine" "$queue" "$conf" "$slots" "$@"
+}
+
+allowed() { # TEXT: a file in the folder of --jobs, if there is one, is that text
+  [ -n "$jobs" ] && [ -n "$1" ] || return 0
+  (set +f && for file in "$jobs"/*; do [ "$(cat "$file")" != "$(printf '%s' "$1")" ] || exit 0; done; exit 1)
+}
+
+unpack() { # a tar of inputs, first into a folder of its own: anything odd in it, and all of it goes; what came of a cut one stays
+  fresh=$root/incoming/$$ name='[A-Za-z0-9_][A-Za-z0-9 ._:+=@,()-]*' code=0
+  rm -rf "$root/incoming" && mkdir "$root/incoming" "$fresh" && cd "$fresh" || return 74
+  tar -xf - --no-same-owner --no-same-permissions 2>../said || code=$? && head -c 2000 ../said >&2
+  odd=$(! grep Removing ../said && chmod -R u+rwX . && find . -regextype posix-extended -mindepth 1 ! \( \( -type d -o \
+    -type f -links 1 \) -regex "./[0-9a-f]{20}-[0-9a-f]{64}(/manifest|/files(/$name)*)?" \) -print -quit) || odd=.
+  [ -n "$odd" ] || cp -al --remove-destination . "$root/staging" || code=74
+  rm -rf "$root/incoming"
+  [ -z "$odd" ] || refuse "a tar with more in it than files of inputs"
+  return $code
 }

@@ -5,6 +5,7 @@ One line a probe: ok or the trouble with its fix. Exit 0 if all is well, else th
 examples:
   mqi-check                      everything
   mqi-check --config new.toml    a configuration before it is used
+  mqi-check --far >mqi-remote    the program that a compute host with a gate needs (docs/compute-host.md)
 """
 
 import argparse
@@ -18,7 +19,7 @@ from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import place, readers
 from mqi_scripts.world import config, folder
-from mqi_scripts.world.host import NOBODY, Host, hosts
+from mqi_scripts.world.host import NOBODY, Host, hosts, program
 from mqi_scripts.world.ledger import Ledger
 
 Probe = tuple[str, str, int]  # what, the trouble and its fix ("" if none), exit code
@@ -72,7 +73,7 @@ def _folders(site: config.Site) -> Iterator[Probe]:
 def _host(far: Host) -> Iterator[Probe]:
     """What one session there tells. Raises Unreachable where there is none."""
     said, here = far.session("check", [], NOBODY, judged=False), time.time()
-    yield f"{far.name}: session over {far.config.transport}, host key known", "", 0
+    yield f"{far.name}: session over {far.config.transport}, host key known{', through its gate' if far.gate else ''}", "", 0
     owner = readers.root(said)
     if owner and owner[0] != far.ledger:
         yield f"{far.name}: root", f"another ledger owns it: two gateways need two roots (hosts.{far.name}.root)", w.Damaged.code
@@ -101,6 +102,9 @@ def _host(far: Host) -> Iterator[Probe]:
 
 
 def check(args: argparse.Namespace) -> int:
+    if args.far:
+        sys.stdout.write(program())
+        return 0
     site = config.load(args.config, os.environ)
     worst = 0
     for what, trouble, code in probes(site):
@@ -111,5 +115,6 @@ def check(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parse = cli.parser("mqi-check", __doc__ or "")
+    parse.add_argument("--far", action="store_true", help="print the program for a compute host with a gate, do nothing else")
     args = parse.parse_args(argv)
     return cli.boundary("mqi-check", lambda: check(args))

@@ -28,9 +28,9 @@ Job = NamedTuple("Job", [
 Retry = NamedTuple("Retry", [("interrupted", int)])
 HostConfig = NamedTuple("HostConfig", [
     ("name", str), ("transport", str), ("address", str), ("port", int), ("ssh_config", str), ("identity", str),
-    ("known_hosts", str), ("root", str), ("transfer", str), ("engine", str), ("groups", Sequence[str]), ("queue_depth", int),
-    ("keep", float), ("timeout", float), ("pueue", Mapping[str, str]), ("devices", Mapping[str, Sequence[str]]),
-    ("direct", Mapping[str, int]),
+    ("known_hosts", str), ("gate", bool), ("root", str), ("transfer", str), ("engine", str), ("groups", Sequence[str]),
+    ("queue_depth", int), ("keep", float), ("timeout", float), ("pueue", Mapping[str, str]),
+    ("devices", Mapping[str, Sequence[str]]), ("direct", Mapping[str, int]),
 ])  # fmt: skip
 Site = NamedTuple("Site", [
     ("name", str), ("inbox", str), ("results", str), ("state", str), ("scan", Scan), ("job", Job), ("retry", Retry),

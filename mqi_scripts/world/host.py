@@ -4,12 +4,13 @@ Transport ssh or local, files by scp or tar, engine pueue or direct: the far sid
 """
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from mqi_scripts.pure import codec, readers
-from mqi_scripts.words import Configuration, Damaged, Disk, Head, Look, Unreachable
+from mqi_scripts.words import Configuration, Damaged, Disk, Failure, Head, Look, Unreachable
 from mqi_scripts.world.config import HostConfig, Job, Site
 from mqi_scripts.world.files import write_whole
 from mqi_scripts.world.ledger import Ledger
@@ -22,6 +23,7 @@ TROUBLE = (  # what ssh, scp and sh say, and what it means for a person
     ("timed out", "no answer within the time limit"),
     ("Could not resolve", "its name cannot be resolved"),
     ("No space left", "its disk is full: make room there"),
+    ("mqi-remote: ", "its gate refused it, or it has none (docs/compute-host.md)"),
 )
 
 
@@ -42,6 +44,8 @@ class Host:
         self.config, self.name, self.state = config, config.name, state
         self.ledger, self.used, self.holds = ledger, used, holds
         self.shown = "-" if used else "new"
+        self.gate = config.gate and config.transport == "ssh"
+        self.scp = config.transfer == "scp" and config.transport == "ssh" and not config.gate
 
     def look(self, wanted: Iterable[tuple[str, int]]) -> Look:
         return self._looked(self.session("look", _words(wanted), NOBODY))
@@ -63,10 +67,10 @@ class Host:
         self, job: Job, revoke: Sequence[tuple[str, int]], adds: Sequence[Add], look: Iterable[tuple[str, int]], head: Head
     ) -> Look:
         """Revoke those, add these once each, then look."""
-        text = _far("mqi-job.sh")
-        tasks = [(*add, " ".join(self.config.devices.get(add.group, ())) or "-") for add in adds]
-        words = [codec.sha256(text.encode())[:16], text, job.command, job.version_command, int(job.time_limit),
-                 len(revoke), *_words(revoke), len(tasks), *_words(tasks), *_words(look)]  # fmt: skip
+        text, of = _far("mqi-job.sh"), self.config.devices
+        rows = [*(("revoke", *one) for one in revoke), *(("add", *add, " ".join(of.get(add.group, ())) or "-") for add in adds)]
+        words = [codec.sha256(text.encode())[:16], "" if self.gate else text.rstrip(), job.command, job.version_command,
+                 int(job.time_limit), *_words([*rows, ("look",), *look])]  # fmt: skip
         return self._looked(self.session("submit", words, head))
 
     def end(self, reason: str, grace: int, wanted: Iterable[tuple[str, int]], head: Head) -> None:
@@ -83,25 +87,23 @@ class Host:
     def send(self, folder: str, on_tick: Callable[[int], object] | None = None) -> None:
         """The folder's content into the root's staging."""
         target = f"{self.config.root}/staging"
-        if self._is_scp():
+        if self.scp:
             parts = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
             self._copy(self._scp(*parts, f"{self._alias()}:{target}/"), on_tick)
         else:
-            unpack = self._reach(f"exec tar -xf - --no-same-owner -C {target}")
+            unpack = self._reach("mqi-remote send" if self.gate else f"exec tar -xf - --no-same-owner -C {target}")
             self._copy(_argv("sh", "-c", 'tar -cf - -C "$0" . | "$@"', folder, *unpack), on_tick)
 
     def bring(self, folder: str, on_tick: Callable[[int], object] | None = None) -> None:
         """What `results` made ready, into the fresh folder; names there are ours: <key>-<attempt>/<number>."""
         source = f"{self.config.root}/outgoing"
-        if self._is_scp():
+        if self.scp:
             os.rmdir(folder)  # scp -r makes it, so that it does not nest
             self._copy(self._scp(f"{self._alias()}:{source}", folder), on_tick)
         else:
             unpack = '"$@" | tar -xf - --no-same-owner --no-same-permissions -C "$0"'
-            self._copy(_argv("sh", "-c", unpack, folder, *self._reach(f"exec tar -cf - -C {source} .")), on_tick)
-
-    def _is_scp(self) -> bool:
-        return self.config.transport == "ssh" and self.config.transfer == "scp"
+            pack = self._reach("mqi-remote bring" if self.gate else f"exec tar -cf - -C {source} .")
+            self._copy(_argv("sh", "-c", unpack, folder, *pack), on_tick)
 
     def _copy(self, argv: Sequence[str], on_tick: Callable[[int], object] | None) -> None:
         from mqi_scripts.world.run import run  # noqa: PLC0415  # subprocess and its kin
@@ -116,11 +118,15 @@ class Host:
         """Run one verb of mqi-remote there. Raises Unreachable, Damaged (not our root) or Disk; else all was said."""
         from mqi_scripts.world.run import run  # noqa: PLC0415
 
-        nonce, queue = os.urandom(8).hex(), self.config.pueue
-        first = [nonce, self.config.root, self.config.engine, queue["command"], queue["config"], self.config.direct["slots"],
-                 self.ledger, self.shown, f"{head.seq} {head.digest}", verb]  # fmt: skip
-        text = f'{_far("mqi-remote.sh")}\nset -- {shlex.join(map(str, [*first, *words]))}\nmain "$@"\n'
-        ran = run(self._reach("exec /bin/sh -s"), seconds=self.config.timeout, stdin=text.encode())
+        nonce, at, queue = os.urandom(8).hex(), [self.config.root, self.config.engine], self.config.pueue
+        words = [self.ledger, self.shown, f"{head.seq} {head.digest}", verb, *words]
+        if self.gate:
+            command = f"mqi-remote {verb}"
+            text = _wire(nonce, codec.sha256(program().encode()), *at, *words, nonce)
+        else:
+            command, first = "exec /bin/sh -s", [nonce, *at, queue["command"], queue["config"], self.config.direct["slots"]]
+            text = f'{_far("mqi-remote.sh")}\nset -- {shlex.join(map(str, [*first, *words]))}\nmain "$@"\n'
+        ran = run(self._reach(command), seconds=self.config.timeout, stdin=text.encode())
         try:
             said = readers.answer(ran.out, nonce)
         except readers.Unreadable as error:
@@ -156,11 +162,11 @@ class Host:
     def _looked(self, said: readers.Answer) -> Look:
         return readers.look(said, self.config.engine, self.config.root)
 
-    def _trouble(self, said: bytes, what: str) -> Unreachable | Disk:
+    def _trouble(self, said: bytes, what: str) -> Failure:
         err = said.decode("utf-8", "replace")
         last = readers.show(err).strip().rpartition("\n")[2][:300]
         means = next((text for word, text in TROUBLE if word in err), what)
-        kind = Disk if "No space left" in err else Unreachable
+        kind = Disk if "No space left" in err else Configuration if "mqi-remote: " in err else Unreachable
         who = f"{self.name} ({self.config.address or 'this machine'})"
         return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check")
 
@@ -194,6 +200,16 @@ def hosts(site: Site, book: Ledger, *, fresh: bool = False) -> list[Host]:
     """The site's hosts. fresh: a root without its mark is taken for a new one."""
     state = book.state()
     return [Host(h, site.state, state.id, state.roots.get(h.name) == h.root and not fresh, book.holds) for h in site.hosts]
+
+
+def program() -> str:
+    """mqi-remote as it is installed behind a gate: the job's wrapper is inside, and its last line opens the gate."""
+    return f"{_far('mqi-remote.sh')}\ninstalled_wrapper() {{ cat <<'MQI-JOB'\n{_far('mqi-job.sh')}MQI-JOB\n}}\ngate \"$@\"\n"
+
+
+def _wire(*words: object) -> str:
+    """Words as a gate takes them: a blank between two, and each byte of one that is no plain character as \\0ooo."""
+    return " ".join(re.sub(rb"[^!-[\]-~]", lambda byte: rb"\0%03o" % ord(byte[0]), str(word).encode()).decode() for word in words)
 
 
 def _words(rows: Iterable[Iterable[object]]) -> list[str]:

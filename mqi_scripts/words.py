@@ -8,6 +8,7 @@ COMPUTED, COMPLETED, FAILED, CANCELLED = "computed", "completed", "failed", "can
 STATUSES = (HELD, FOUND, PUSHED, SUBMITTED, RUNNING, COMPUTED, COMPLETED, FAILED, CANCELLED)
 CLOSED = (COMPLETED, CANCELLED)  # no tick has anything to do for these
 PERSON = (HELD, FAILED)  # these wait for a person, or for more data
+TOP = 9  # priorities are 0 to TOP, the higher the sooner
 ID = 12  # hex digits of a key that people type and reports show
 
 
@@ -160,12 +161,15 @@ Cancelled = NamedTuple("Cancelled", [("case", str), ("at", str), ("attempt", int
 Completed = NamedTuple("Completed", [
     ("case", str), ("at", str), ("attempt", int), ("digest", str), ("files", int), ("bytes", int),
 ])  # fmt: skip
+# an operator said how urgent it is, 0 to TOP
+Prioritized = NamedTuple("Prioritized", [("case", str), ("at", str), ("priority", int), ("reason", str)])
 # the ledger was mended: both digests where a file was replaced
 Repaired = NamedTuple("Repaired", [("case", str), ("at", str), ("what", str), ("old", str), ("new", str)])
 
 Event = (
     Opened | Rooted | Found | Held | Released | Changed | Stale | Gone | Back | Pushed | Submitting | Submitted
     | Missing | Revoked | Started | Succeeded | Failed | Interrupted | Cancelled | Completed | Repaired | Chosen | Salvaged
+    | Prioritized
 )  # fmt: skip
 
 
@@ -177,7 +181,7 @@ class Case(NamedTuple):
     in a row whose task was shown. interruptions: interrupted attempts of this input. pending: new content that waits
     for the attempt's revocation. digest: content of the current input, facts: its profile's. part: see Found. chosen: the
     parts of the folder that a person chose. decisions: of persons, as (when, who, what). salvaged: what verified of the
-    failed attempt is here. retry: whether the same once more can help.
+    failed attempt is here. retry: whether the same once more can help. priority: 0 to TOP.
     """
 
     key: str
@@ -217,6 +221,7 @@ class Case(NamedTuple):
     decisions: tuple[tuple[str, str, str], ...] = ()
     salvaged: bool = False
     retry: bool = False
+    priority: int = 5
 
     @property
     def folder(self) -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 from mqi_scripts import words as w
-from mqi_scripts.pure import codec, decide
+from mqi_scripts.pure import codec, decide, order
 from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.verbs import poll as poll_verb
 from mqi_scripts.verbs import submit as submit_verb
@@ -271,7 +271,7 @@ class Book:
 
     def state(self) -> State:
         opened = {key: case for key, case in self.all.items() if case.status not in w.CLOSED}
-        return State("ledger", w.Head(len(self.log), "0" * 64), "", 0, {"far": "/"}, opened)
+        return State("ledger", w.Head(len(self.log), "0" * 64), "", 0, {"far": "/"}, opened, {}, sum(record["type"] == "submitting" for record in self.log))
 
     def append(self, events):
         self.world.point("append, before the write")
@@ -318,7 +318,8 @@ class Run:
     """frame.cli.Run's face."""
 
     args = SimpleNamespace(dry_run=False, jsonl=True, case=[])
-    site = SimpleNamespace(job=SimpleNamespace(time_limit=1e6, progress="", results=("*",)), retry=SimpleNamespace(interrupted=3))
+    site = SimpleNamespace(job=SimpleNamespace(time_limit=1e6, progress="", results=("*",), groups={}),
+                           retry=SimpleNamespace(interrupted=3), schedule=order.Schedule("strict", 600.0, 3600.0))  # fmt: skip
 
     def __init__(self, world: World) -> None:
         self.world, self.book, self.note, self.now, self.code = world, world.book, {"waits": {}, "progress": {}}, world.now, 0

@@ -81,7 +81,7 @@ def test_the_first_two_commands_are_the_demo_and_the_tests() -> None:
 
 def test_the_test_command_runs(tmp_path: Path) -> None:
     """All of it but what would run this test again: the set-up, then pytest, which ends with its closing line."""
-    argv = [str(REPO / SH[1].strip()), "--quick", "tests/test_rules.py", "-k", "hosts"]
+    argv = [str(REPO / SH[1].strip()), "--quick", "tests/test_place.py", "-k", "hosts"]
     ran = subprocess.run(argv, cwd=tmp_path, env={**os.environ, "HOME": os.environ.get("MQI_REAL_HOME", os.environ["HOME"]),
                          "MQI_TEST_CACHE": str(tmp_path)}, capture_output=True, text=True)  # fmt: skip
     assert ran.returncode == 0, ran.stderr

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from mqi_scripts import words as w
-from mqi_scripts.pure import codec, decide, place
+from mqi_scripts.pure import codec, decide
 from mqi_scripts.pure.evolve import evolve
 
 NOW = "2026-11-24T03:00:00.000Z"
@@ -39,23 +39,24 @@ EVENTS = {
     "interrupted": w.Interrupted(KEY, NOW, 1, "r"), "cancelled": w.Cancelled(KEY, NOW, 1), "completed": w.Completed(KEY, NOW, 1, "m", 1, 1),
     "unsound": w.Changed(KEY, NOW, "e", 1, 1, "x", {}, REASON), "chosen": w.Chosen(KEY, NOW, ("A", "B"), "because", "kim"),
     "salvaged": w.Salvaged(KEY, NOW, 1, 2, 9),
+    "prioritized": w.Prioritized(KEY, NOW, 9, "because"),
 }  # fmt: skip
 # Every status x every event: where the case stands afterwards, "." where it stays, "-" where the event cannot follow.
 COLUMNS = list(EVENTS)
 TABLE = """
-nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -
-held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -
-found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -
-pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -
-intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -
-submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -
-missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -
-running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -
-interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -
-computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -
-completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -
-failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .
-cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -
+nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -
+held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -         .
+found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -         .
+pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -         .
+intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -         .
+submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -         .
+missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -         .
+running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -         .
+interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -         .
+computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -         .
+completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -         .
+failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .         .
+cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .
 """
 CELLS = [(row.split()[0], event, cell) for row in TABLE.strip().splitlines() for event, cell in zip(COLUMNS, row.split()[1:], strict=True)]
 
@@ -306,39 +307,6 @@ def test_the_same_content_is_held_and_says_where_it_is() -> None:
     event = decide.scan(KEY, None, SIGHT, "abc", "hold", NOW)
     assert isinstance(event, w.Held)
     assert event.reasons[0].text == "same content as abc"
-
-
-GROUPS = (w.Group("gpu0", 1, True), w.Group("gpu1", 2, True), w.Group("gpu2", 1, False), w.Group("cpu", 9, True))
-
-
-@pytest.mark.parametrize(
-    ("tasks", "wanting", "depth", "expected"),
-    [
-        ([], 1, 1, ["gpu0"]), ([], 3, 1, ["gpu0", "gpu1", "gpu1"]), ([], 9, 1, ["gpu0", "gpu1", "gpu1", "gpu0", "gpu1", "gpu1"]),
-        ([("gpu0", "running", "theirs")], 1, 1, ["gpu1"]),
-        ([("gpu0", "ended", "theirs")] * 9, 1, 1, ["gpu0"]),
-        ([("gpu0", "waiting", "mqi1:x:1"), ("gpu1", "waiting", "mqi1:y:1"), ("gpu1", "waiting", "mqi1:z:1"), ("gpu0", "running", ""),
-          ("gpu1", "running", ""), ("gpu1", "running", "")], 1, 1, []),
-        ([("gpu0", "unknown", "theirs")], 1, 1, ["gpu1"]),
-    ],
-)  # fmt: skip
-def test_attempts_go_where_they_start_soonest(tasks: list[tuple[str, str, str]], wanting: int, depth: int, expected: list[str]) -> None:
-    seen = tuple(w.Task(str(i), label, group, state) for i, (group, state, label) in enumerate(tasks))
-    look = w.Look({}, seen, GROUPS, "", ())
-    placed = place.choose([f"c{i}" for i in range(wanting)], look, ("gpu*",), depth)
-    assert [group.name for _, group in placed] == expected
-
-
-def test_why_nothing_is_placed_is_told_with_the_command_that_helps() -> None:
-    assert place.why_none("far", GROUPS, ("gpu*",)) == ""
-    assert "no group of far matches tpu*" in place.why_none("far", GROUPS, ("tpu*",))
-    assert "`pueue start -g gpu2`" in place.why_none("far", GROUPS, ("gpu2",))
-
-
-def test_cases_are_shared_among_hosts_by_what_is_open() -> None:
-    busy = [BORN._replace(host="a")] * 2
-    shares = place.share([BORN._replace(key=str(i)) for i in range(4)], busy, ["a", "b"])
-    assert sorted(case.host for case in shares) == ["a", "b", "b", "b"]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def _with_content(case: w.Case, event: w.Found | w.Released | w.Changed) -> w.Ca
     fresh = w.Case(
         case.key, case.path, w.FOUND, case.since, case.found, event.digest, event.files, event.bytes, attempt=case.attempt,
         submitted=case.submitted, part=case.part, facts=event.facts, chosen=case.chosen, decisions=case.decisions,
+        priority=case.priority,
     )  # fmt: skip
     return _stop(fresh, event) if isinstance(event, w.Changed) and event.reasons else fresh
 
@@ -154,4 +155,6 @@ STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]
     w.Cancelled: ((w.RUNNING,), lambda case, _: _over(case, w.CANCELLED, "cancelled", "")),
     w.Salvaged: ((w.FAILED,), lambda case, _: None if case.salvaged else case._replace(salvaged=True)),
     w.Completed: ((w.COMPUTED,), lambda case, event: case._replace(status=w.COMPLETED, completed=event.at, result=event.digest)),
+    w.Prioritized: (w.STATUSES, lambda case, event: (
+        case._replace(priority=event.priority) if event.priority in {*range(w.TOP + 1)} - {case.priority} else None)),  # fmt: skip
 }

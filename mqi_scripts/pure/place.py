@@ -1,61 +1,104 @@
 """Where the next attempts go: the group that will start them soonest, and only a shallow queue."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
+from mqi_scripts.pure.order import seconds, spin
 
 UNLIMITED = 1 << 10  # what a group without a limit of slots counts for
 
+# A group as the next attempt finds it. name: host/group. busy, waiting: everybody's tasks; ours: what of ours waits. run: seconds
+# that a run takes there, 0: nobody knows. shut: why it takes nothing now, "" if it does.
+Room = NamedTuple("Room", [
+    ("name", str), ("group", w.Group), ("size", int), ("busy", int), ("waiting", int), ("ours", int), ("run", int), ("shut", str),
+])  # fmt: skip
+Limits = Mapping[str, Sequence[str]]  # job.groups: globs of paths, and of the groups (or host/group) that these cases may go to
+
 
 def usable(groups: tuple[w.Group, ...], patterns: Sequence[str]) -> list[w.Group]:
-    return [group for group in groups if any(fnmatchcase(group.name, pattern) for pattern in patterns)]
+    return [group for group in groups if _fits(group.name, patterns)]
 
 
-def why_none(host: str, groups: tuple[w.Group, ...], patterns: Sequence[str]) -> str:
-    """Why no group takes tasks now, in a sentence with the command that helps; "" if one does."""
-    ours = usable(groups, patterns)
+def allowed(path: str, limits: Limits) -> tuple[str, ...]:
+    """Where a case may go, as globs of host/group: what the first glob says that fits its path."""
+    return tuple(g if "/" in g else f"*/{g}" for g in next((limits[key] for key in limits if fnmatchcase(path, key)), "*"))
+
+
+def _fits(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def why_none(host: str, groups: tuple[w.Group, ...], patterns: Sequence[str], may: Sequence[str] = ("*",)) -> str:
+    """Why no group takes tasks now, in a sentence with the command that helps; "" if one does. may: what is `allowed`."""
+    ours = [group for group in usable(groups, patterns) if _fits(f"{host}/{group.name}", may)]
     if not ours:
         known = ", ".join(group.name for group in groups) or "none"
-        return f"no group of {host} matches {' '.join(patterns)} (there: {known}): make one there, `pueue group add`"
+        what = " ".join(patterns) + (f" and job.groups ({' '.join(may)})" if usable(groups, patterns) else "")
+        return f"no group of {host} matches {what} (there: {known}): make one there, `pueue group add`"
     if not any(group.running for group in ours):
         names = ", ".join(group.name for group in ours)
         return f"every group of {host} is paused ({names}): on {host}, `pueue start -g {ours[0].name}`"
     return ""
 
 
-def choose(wanting: list[str], look: w.Look, patterns: Sequence[str], depth: int) -> list[tuple[str, w.Group]]:
-    """A group for as many of the wanting (labels, in order of urgency) as the shallow queue takes.
+def rooms(host: str, look: w.Look, patterns: Sequence[str], runs: Mapping[str, Any], broken: Sequence[str] = ()) -> Iterator[Room]:
+    """Our groups as a look shows them. runs: start and end of the last ones by host/group. broken: groups to leave out."""
+    usual = middle([run for known in runs.values() for run in known])
+    for group in usable(look.groups, patterns):
+        tasks = [task for task in look.tasks or () if task.state != "ended" and task.group == group.name]
+        busy = sum(task.state == "running" for task in tasks)
+        ours = sum(task.state == "waiting" and task.label.startswith("mqi1:") for task in tasks)
+        name, shut = f"{host}/{group.name}", "broken" if group.name in broken else "" if group.running else "paused"
+        yield Room(name, group, group.slots or UNLIMITED, busy, len(tasks) - busy, ours, middle(runs.get(name, ())) or usual, shut)
 
-    Least load per slot first, everybody's tasks counted; at most `depth` tasks of ours wait for each slot.
+
+def middle(runs: Sequence[Sequence[str]]) -> int:
+    """The median of runs in whole seconds, 0 if there is none."""
+    known = sorted(time for run in runs if (time := int(seconds(*run))) > 0)
+    return known[len(known) // 2] if known else 0
+
+
+def choose(wanting: Iterable[w.Case], found: list[Room], depth: int, limits: Limits, turn: int) -> list[tuple[w.Case, w.Group]]:
+    """A group for as many of the wanting, in their order, as the shallow queue takes: at most `depth` of ours wait for a slot.
+
+    The one that starts it soonest, everybody's tasks counted; turn picks among equals.
     """
-    tasks = [task for task in look.tasks or () if task.state != "ended"]
-    groups = [group for group in usable(look.groups, patterns) if group.running]
-    load = {group: sum(task.group == group.name for task in tasks) for group in groups}
-    ours = [task.group for task in tasks if task.state == "waiting" and task.label.startswith("mqi1:")]
-    waiting = {group: ours.count(group.name) for group in groups}
-    placed = []
-    for label in wanting:
-        free = [g for g in groups if waiting[g] < depth * slots(g) or load[g] < slots(g)]
-        if not free:
-            break
-        best = min(free, key=lambda g: (load[g] / slots(g), g.name))
-        placed.append((label, best))
-        load[best] += 1
-        waiting[best] += load[best] > slots(best)
+    able, placed = {room.name: room for room in found if not room.shut}, list[tuple[w.Case, w.Group]]()
+    for case in wanting:
+        free = [r for r in able.values() if (r.ours < depth * r.size or ahead(r) < 1) and _fits(r.name, allowed(case.path, limits))]
+        if equal := [room for room in free if soon(room) == min(map(soon, free))]:
+            best = equal[spin(turn + len(placed), len(equal))]
+            placed.append((case, best.group))
+            able[best.name] = best._replace(waiting=best.waiting + 1, ours=best.ours + (ahead(best) > 0))
     return placed
 
 
-def slots(group: w.Group) -> int:
-    return group.slots or UNLIMITED
+def ahead(room: Room) -> int:
+    """How many tasks end there before the next one starts; below 1: a slot is free."""
+    return room.busy + room.waiting + 1 - room.size
 
 
-def share(due: list[w.Case], open_cases: list[w.Case], hosts: list[str]) -> list[w.Case]:
-    """The due cases, each with the host it goes to: the one with the fewest open cases."""
+def soon(room: Room) -> tuple[float, float]:
+    """When the next one starts there, in seconds (in runs, where nobody knows how long they are); and how full it is."""
+    return max(ahead(room), 0) * (room.run or 1) / room.size, (ahead(room) - 1) / room.size
+
+
+def told(room: Room, takes: int) -> str:
+    """For the log: what was found there, how many attempts it takes, and why."""
+    why = room.shut or (f"{ahead(room)} runs of {room.run or '?'} s end before the next" if ahead(room) > 0 else "a slot is free")
+    seen = f"slots {room.group.slots or 'unlimited'}, running {room.busy}, waiting {room.waiting}, ours {room.ours}"
+    return f"{room.name}: {seen}; {f'takes {takes}, it starts them soonest' if takes else 'takes none'}: {why}"
+
+
+def share(due: list[w.Case], open_cases: list[w.Case], hosts: list[str], limits: Limits) -> list[w.Case]:
+    """The due cases, each with the host it goes to: the one with the fewest open cases, of those that it may go to."""
     load = {host: sum(case.host == host for case in open_cases) for host in hosts}
     shared = []
     for case in due:
-        host = min(load, key=lambda name: (load[name], name))
+        able = [name for name in hosts if _fits(name, [glob.partition("/")[0] for glob in allowed(case.path, limits)])]
+        host = min(able or hosts, key=lambda name: (load[name], name))
         load[host] += 1
         shared.append(case._replace(host=host))
     return shared

@@ -28,6 +28,7 @@ SENTENCES: dict[type, str] = {
     w.Interrupted: "attempt {e.attempt} was interrupted: {e.reason}",
     w.Cancelled: "attempt {e.attempt} was cancelled, its job is gone",
     w.Completed: "completed: {e.files} results, {size}, every byte verified here",
+    w.Prioritized: "priority {e.priority}: {e.reason}",
 }
 NEXT = {
     w.HELD: "mend its folder in the inbox, the next mqi-scan looks again",
@@ -76,8 +77,8 @@ def row(case: w.Case, notes: Mapping[str, Any]) -> dict[str, Any]:
     cells = (
         case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
         case.submitted, case.since, case.attempt, "no sign of life in the last look" if runs and case.missing else why,
-        category, "mqi-submit revokes it" if blocked else NEXT.get(case.status, "").format(c=case, retry=retry), 0, case.host,
-        case.completed, case.stale or False,
+        category, "mqi-submit revokes it" if blocked else NEXT.get(case.status, "").format(c=case, retry=retry),
+        case.priority, case.host, case.completed, case.stale or False,
     )  # fmt: skip
     return dict(zip(COLUMNS, cells, strict=True))
 

@@ -20,7 +20,7 @@ RESERVE = 64 << 20  # bytes that stay free on either side
 
 def work(run: cli.Run) -> None:
     names = [host.name for host in run.site.hosts]
-    run.on_hosts(place.share(run.chosen(w.FOUND), list(run.book.state().open.values()), names), push)
+    run.on_hosts(place.share(run.chosen(w.FOUND), list(run.book.state().open.values()), names, run.site.job.groups), push)
 
 
 def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:

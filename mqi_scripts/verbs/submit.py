@@ -17,7 +17,7 @@ def work(run: cli.Run) -> None:
 
 def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """Look, decide, write down the intents, act once, look again and record what is there: two sessions."""
-    from mqi_scripts.pure import decide, place  # noqa: PLC0415
+    from mqi_scripts.pure import decide, order, place  # noqa: PLC0415
 
     if not any(case.status == w.PUSHED or case.missing or case.pending for case in cases):
         return
@@ -27,16 +27,21 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     run.record([wish for _, wish in wishes if isinstance(wish, w.Event)])
     revoke = [(wish.case.key, wish.case.attempt) for _, wish in wishes if isinstance(wish, decide.Revoke)]
     want = {case.key: wish for case, wish in wishes if isinstance(wish, decide.Submit)}
-    placed = place.choose(list(want), look, host.config.groups, host.config.queue_depth)
-    why = look.trouble or place.why_none(host.name, look.groups, host.config.groups) or "every slot has enough tasks waiting"
-    there = run.book.state().open
+    state, ours, limits = run.book.state(), host.config.groups, run.site.job.groups
+    found = [*place.rooms(host.name, look, ours, state.runs)]
+    first = order.urgent([wish.case for wish in want.values()], run.site.schedule, state.turn, run.now())
+    placed = place.choose(first, found, host.config.queue_depth, limits, state.turn)
+    for room in found if placed else ():
+        run.say(place.told(room, sum(group == room.group for _, group in placed)))
     begun = {label for label, trace in look.traces.items() if trace.claim == "begun"}  # mqi-poll says so
-    goes = {key for key, _ in placed} | {case.key for case in cases if case.label in begun}
-    waiting = [case for case in cases if there.get(case.key, case).status == w.PUSHED and case.key not in goes]
-    run.waits(waiting, why, w.Unreachable.category if look.trouble else w.Failure.category)
-    if waiting:
-        run.say(f"{len(waiting)} cases wait: {why}")
-    adds = [(want[key], group) for key, group in placed]
+    goes = {case.key for case, _ in placed} | {case.key for case in cases if case.label in begun}
+    waiting = [case for case in cases if state.open.get(case.key, case).status == w.PUSHED and case.key not in goes]
+    whys = {case.key: place.why_none(host.name, look.groups, ours, place.allowed(case.path, limits)) for case in waiting}
+    for none in dict.fromkeys(whys.values()):
+        some, why = [c for c in waiting if whys[c.key] == none], look.trouble or none or "every slot has enough tasks waiting"
+        run.waits(some, why, w.Unreachable.category if look.trouble else w.Failure.category)
+        run.say(f"{len(some)} cases wait: {why}")
+    adds = [(want[case.key], group) for case, group in placed]
     intents = [
         w.Submitting(add.case.key, run.now(), add.attempt, add.case.digest, host.name, group.name)
         for add, group in adds

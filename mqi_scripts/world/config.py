@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mqi_scripts.pure.order import Schedule
 from mqi_scripts.words import Configuration
 from mqi_scripts.world import files
 
@@ -24,6 +25,7 @@ Scan = NamedTuple("Scan", [
 Job = NamedTuple("Job", [
     ("command", str), ("results", Sequence[str]), ("results_per_beam", str), ("failure_markers", Sequence[str]),
     ("success_markers", Sequence[str]), ("time_limit", float), ("progress", str), ("version_command", str),
+    ("groups", Mapping[str, Sequence[str]]),
 ])  # fmt: skip
 Retry = NamedTuple("Retry", [("interrupted", int)])
 HostConfig = NamedTuple("HostConfig", [
@@ -34,7 +36,7 @@ HostConfig = NamedTuple("HostConfig", [
 ])  # fmt: skip
 Site = NamedTuple("Site", [
     ("name", str), ("inbox", str), ("results", str), ("state", str), ("scan", Scan), ("job", Job), ("retry", Retry),
-    ("hosts", tuple[HostConfig, ...]),
+    ("schedule", Schedule), ("hosts", tuple[HostConfig, ...]),
 ])  # fmt: skip
 
 
@@ -57,7 +59,8 @@ def load(path: str | None, environ: Mapping[str, str]) -> Site:
             files.write_note(os.path.join(place, "config"), cache)
     of = cache["tables"]
     hosts = tuple(HostConfig(name=name, **host) for name, host in of["hosts"].items())
-    return Site(**of["site"], scan=Scan(**of["scan"]), job=Job(**of["job"]), retry=Retry(**of["retry"]), hosts=hosts)
+    return Site(**of["site"], scan=Scan(**of["scan"]), job=Job(**of["job"]), retry=Retry(**of["retry"]),
+                schedule=Schedule(**of["schedule"]), hosts=hosts)  # fmt: skip
 
 
 def schema_file(name: str) -> str:
@@ -83,7 +86,7 @@ def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     if faults:
         raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
     rules = schema["properties"]
-    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry")}
+    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry", "schedule")}
     one = rules["hosts"]["additionalProperties"]
     return {**tables, "hosts": {name: _filled(host, one) for name, host in raw["hosts"].items()}}
 

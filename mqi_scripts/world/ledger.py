@@ -17,18 +17,20 @@ from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.world import lock
 from mqi_scripts.world.files import sync, write_whole
 
-FOLD = 2  # goes up when the meaning of the cached fold changes
+FOLD = 3  # goes up when the meaning of the cached fold changes
 BEHIND = 1000  # lines that a reader folds before it, too, keeps the fold
 
 
-# The fold of the ledger up to byte `size` of `file`. roots: those that this ledger has used, by host.
+# The fold of the ledger up to byte `size` of `file`. roots: those that this ledger has used, by host. runs: start and end of the
+# last ones that succeeded, by host/group. turn: how many attempts were ever intended.
 State = NamedTuple("State", [
     ("id", str), ("head", w.Head), ("file", str), ("size", int), ("roots", dict[str, str]), ("open", dict[str, w.Case]),
+    ("runs", dict[str, list[list[str]]]), ("turn", int),
 ])  # fmt: skip
 
 
 def nothing() -> State:
-    return State("", codec.START, "", 0, {}, {})
+    return State("", codec.START, "", 0, {}, {}, {}, 0)
 
 
 class Ledger:
@@ -166,6 +168,10 @@ class Ledger:
                 for cases in (state.open, self._load_closed()):
                     cases.pop(case.key, None)
             (self._load_closed() if case.status in w.CLOSED else state.open)[case.key] = case
+            if isinstance(event, w.Succeeded):
+                runs = state.runs.setdefault(f"{case.host}/{case.group}", [])
+                runs[:] = [*runs[-14:], [event.started, event.ended]]  # enough for a median
+            return state._replace(turn=state.turn + isinstance(event, w.Submitting))
         return state
 
     def _load(self) -> State:
@@ -181,7 +187,7 @@ class Ledger:
                 file.seek(kept["size"] - len(end))
                 if file.read(len(end)) != end and os.path.getsize(path) >= kept["size"]:
                     raise ValueError("the cache belongs to another ledger")
-            state = State(kept["id"], head, kept["file"], kept["size"], kept["roots"], _cases(kept))
+            state = State(kept["id"], head, kept["file"], kept["size"], kept["roots"], _cases(kept), kept["runs"], kept["turn"])
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return nothing()
         self._kept, self._closed = head.seq, None

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,13 @@ REPO = Path(__file__).resolve().parent.parent
 REAL_HOME = Path(os.environ.get("MQI_REAL_HOME") or os.path.expanduser("~"))
 GUARDED = (REAL_HOME / ".ssh", REAL_HOME / ".config" / "mqi", REAL_HOME / ".config" / "pueue", REAL_HOME / ".local/share/pueue",
            REAL_HOME / ".mqi", Path("/etc/mqi"))  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the fault bench, tests/faults")
+    group.addoption("--faults", action="store_true", help="all of it, instead of the sample that fits the plain command: hours")
+    group.addoption("--seed", help="the sample of this seed, instead of the one made of the commit's id")
+    group.addoption("--point", help="only the points of the sweep whose names begin so")
 
 
 def need(program: str) -> str:
@@ -79,8 +87,9 @@ class Sshd(NamedTuple):
         return str(path)
 
 
-@pytest.fixture(scope="session")
-def sshd() -> Iterator[Sshd]:
+@contextmanager
+def serving(more: str = "", sftp: str = "internal-sftp") -> Iterator[Sshd]:
+    """An sshd with keys of its own; `more` goes into its configuration."""
     program = need("sshd")
     folder = Path(tempfile.mkdtemp(prefix="mqi-sshd-", dir="/tmp"))
     port = free_port()
@@ -93,8 +102,8 @@ def sshd() -> Iterator[Sshd]:
     (folder / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile {folder}/pid\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        "PubkeyAuthentication yes\nPermitRootLogin yes\nLogLevel VERBOSE\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
-        f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n"  # the account there has a home of its own, too
+        f"PubkeyAuthentication yes\nPermitRootLogin yes\nLogLevel VERBOSE\nSubsystem sftp {sftp}\nMaxStartups 100\n"
+        f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n{more}"  # the account there has a home of its own, too
     )
     (folder / "home").mkdir()
     server = subprocess.Popen([program, "-D", "-f", str(folder / "config"), "-E", str(log)])
@@ -110,6 +119,12 @@ def sshd() -> Iterator[Sshd]:
         server.terminate()
         server.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[Sshd]:
+    with serving() as server:
+        yield server
 
 
 class Pueued:
@@ -168,8 +183,9 @@ class Pueued:
             self.signal(signal.SIGTERM)
 
 
-@pytest.fixture
-def pueued() -> Iterator[Pueued]:
+@contextmanager
+def queueing() -> Iterator[Pueued]:
+    """A queue with the groups gpu0 and gpu1, one slot each."""
     folder = Path(tempfile.mkdtemp(prefix="mqi-q-", dir="/tmp"))  # short: a socket's path has under 108 bytes
     queue = Pueued(folder)
     queue.start()
@@ -179,6 +195,12 @@ def pueued() -> Iterator[Pueued]:
     finally:
         queue.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pueued() -> Iterator[Pueued]:
+    with queueing() as queue:
+        yield queue
 
 
 class Ran(NamedTuple):
@@ -197,6 +219,7 @@ class Place:
         self.inbox, self.results, self.state, self.root = (folder / n for n in ("inbox", "results", "state", "host"))
         self.config = folder / "mqi.toml"
         self.runs = folder / "runs"  # the job's own record of what was executed
+        self.env: dict[str, str] = {}
         self.config.write_text(
             f'[site]\nname = "T"\ninbox = "{self.inbox}"\nresults = "{self.results}"\nstate = "{self.state}"\n'
             f'[scan]\nquiet = "0s"\n[job]\ncommand = \'\'\'\necho "$MQI_CASE $MQI_ATTEMPT" >>{self.runs}\n{job}\n\'\'\'\n'
@@ -214,7 +237,7 @@ class Place:
         return [sys.executable, "-m", "mqi_scripts", program, "--config", str(self.config), *words]
 
     def __call__(self, program: str, *words: str, stdin: str = "") -> Ran:
-        env = {**os.environ, "PYTHONPATH": str(REPO)}
+        env = {**os.environ, "PYTHONPATH": str(REPO), **self.env}
         ran = subprocess.run(self.argv(program, *words), input=stdin, capture_output=True, text=True, env=env, timeout=300)
         assert "Traceback" not in ran.stderr, ran.stderr
         return Ran(ran.returncode, ran.stdout, ran.stderr)

@@ -30,6 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--point", help="only the points of the sweep whose names begin so")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "whole: only with --faults")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--faults"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("whole")])
+        items[:] = [item for item in items if not item.get_closest_marker("whole")]
+
+
 def need(program: str) -> str:
     """The real program. Its lack is a failure in CI and on a machine that tests/run has set up; never a skip there."""
     found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
@@ -139,11 +149,17 @@ class Pueued:
             f"pid_path: {folder}/run/pid, alias_file: {folder}/none.yml, use_unix_socket: true}}\nclient: {{}}\ndaemon: {{}}\n"
         )
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.small = ""  # its state lies on a file system of that size, which only the daemon sees
 
     def start(self) -> None:
+        front = []
+        if self.small:
+            data, kept = self.folder / "data", self.folder / "kept"  # the secret that its clients need stays to be seen, too
+            text = f'cp -a {data} {kept} && mount -t tmpfs -o size={self.small} none {data} && cp -a {kept}/. {data} && exec "$@"'
+            front = ["unshare", "-m" if os.geteuid() == 0 else "-rm", "/bin/sh", "-c", text, "sh"]
         with (self.folder / "log").open("ab") as log:
             env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LANG": "C.UTF-8"}
-            self.daemon = subprocess.Popen([need("pueued"), "-c", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            self.daemon = subprocess.Popen([*front, need("pueued"), "-c", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                            start_new_session=True, env=env)  # fmt: skip
         deadline = time.monotonic() + 20
         while subprocess.run([self.command, "-c", self.config, "status", "--json"], capture_output=True, check=False).returncode:
@@ -184,11 +200,15 @@ class Pueued:
 
 
 @contextmanager
-def queueing() -> Iterator[Pueued]:
+def queueing(small: str = "") -> Iterator[Pueued]:
     """A queue with the groups gpu0 and gpu1, one slot each."""
     folder = Path(tempfile.mkdtemp(prefix="mqi-q-", dir="/tmp"))  # short: a socket's path has under 108 bytes
     queue = Pueued(folder)
     queue.start()
+    if small:
+        queue.signal(signal.SIGTERM)
+        queue.small = small
+        queue.start()
     queue.groups(gpu0=1, gpu1=1)
     try:
         yield queue

@@ -9,9 +9,10 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,12 +23,23 @@ from tap import Point, Taps
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec
 
+TICKS = 8  # of the line: more than any one fault needs
 # What the plan says is what the job does: ends with 3, is cut off in its first attempt, or copies it.
 WORK = """case $(cat "$MQI_INPUT/plan.txt") in
 fail*) exit 3 ;;
 slow*) [ "$MQI_ATTEMPT" -gt 1 ] || exec sleep 300 ;;
 esac
 cp "$MQI_INPUT/plan.txt" plan.out"""
+
+
+class Played(NamedTuple):
+    """What became of one point. ticks: of the line, until every case stood as it does without a fault, or rested otherwise."""
+
+    name: str
+    landed: bool
+    ticks: int
+    as_ever: bool
+    broken: list[str]
 
 
 class Bench:
@@ -112,11 +124,62 @@ class Bench:
             time.sleep(0.05)
         laws.quiet(self.place.root)
 
+    def make(self, scene: Scene) -> None:
+        """The scene, ready to be played."""
+        self.new()
+        scene.make(self)
+        self.keep(scene.name)
+        self.restore(scene.name)
+
+    def ends(self, scene: Scene) -> list[str]:
+        """How its cases end without a fault."""
+        self.restore(scene.name)
+        for _ in range(TICKS):
+            self.tick()
+        return self.statuses()
+
+    def play(self, scene: Scene, name: str, aim: Callable[[], Sequence[str]], landed: Callable[[], int | bool], ends: list[str]) -> Played:
+        """The scene with a fault, the line twice without, and the laws; then more of it, until all stand where they should.
+
+        aim sets the fault, and gives strace's arguments for the script if it falls there. ends: statuses without a fault.
+        """
+        self.restore(scene.name)
+        ran, odd = self.run(scene.script, aim()), []
+        self.settle()
+        hit = bool(landed())
+        self.taps.clear()
+        if "Traceback" in ran.err or ran.code == 70:
+            odd.append(f"{scene.script} ended with {ran.code}: {ran.err}")
+        for tick in range(1, TICKS + 1):
+            odd += [after.err for after in self.tick() if "Traceback" in after.err]
+            if tick == 2:
+                odd += laws.standing(self.place)
+            if tick > 1 and ((stand := self.statuses()) == ends or set(stand) <= set(laws.RESTING)):
+                break
+        odd += laws.broken(self.place, self.acknowledged)
+        return Played(name, hit, tick, stand == ends, odd)
+
     def tap_the_wrapper(self) -> None:
         """The wrapper on the host is the tap, and the real one stands behind it."""
         for wrapper in self.place.root.glob("bin/*/mqi-job"):
             shutil.move(wrapper, self.taps.folder / "mqi-job")
             shutil.copy(self.taps.folder / "bin" / "job", wrapper)
+
+
+@contextmanager
+def folder_of_its_own() -> Iterator[Path]:
+    """In memory, if there is room: no disk is asked to flush what will be thrown away."""
+    shared = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="mqi-bench-", dir=shared if shared.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def revision() -> str:
+    """What makes the sample of each commit another one."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()[:16] or "0"
 
 
 class Scene(NamedTuple):
@@ -238,3 +301,4 @@ SCENES = (
     Scene("push", "mqi-push", push), Scene("submit", "mqi-submit", submit), Scene("poll", "mqi-poll", poll),
     Scene("fetch", "mqi-fetch", fetch),
 )  # fmt: skip
+FAR_SCENES = ("first-push", "submit", "poll", "fetch")

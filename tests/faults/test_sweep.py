@@ -7,39 +7,25 @@ command a sample of them that is another one for each commit (`--seed` plays it 
 from __future__ import annotations
 
 import random
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import laws
 import pytest
-from conftest import REPO, queueing, serving
-from scenes import SCENES, Bench, Scene
+from conftest import queueing, serving
+from scenes import FAR_SCENES, SCENES, Bench, Played, Scene, folder_of_its_own, revision
 from tap import Point
 
 NEAR, FAR = 19, 7  # points of a scene in the sample: on this machine, and over ssh and pueue
 TRIES = 3  # of a point whose call was not made: what a look does depends on how far the jobs are
-TICKS = 8  # of the line: more than any one fault needs
-FAR_SCENES = ("first-push", "submit", "poll", "fetch")
+T = TypeVar("T")
 WHOLE = [(scene, far) for far in (True, False) for scene in SCENES if not far or scene.name in FAR_SCENES]
-
-
-class Played(NamedTuple):
-    """What became of one point. ticks: of the line, until every case stood as it does without a fault, or rested otherwise."""
-
-    name: str
-    landed: bool
-    ticks: int
-    as_ever: bool
-    broken: list[str]
 
 
 class Scored(NamedTuple):
@@ -48,12 +34,9 @@ class Scored(NamedTuple):
     seconds: float
 
 
-def counted(bench: Bench, scene: Scene) -> tuple[list[Point], list[str]]:
-    """The points of a scene, and how its cases end without a fault."""
-    bench.new()
-    scene.make(bench)
-    bench.keep(scene.name)
-    bench.restore(scene.name)
+def counted(bench: Bench, scene: Scene) -> list[Point]:
+    """The points of a scene."""
+    bench.make(scene)
     ran = bench.run(scene.script, bench.taps.count())
     bench.settle()
     found, nested = list(bench.taps.points(str(bench.place.folder))), bench.taps.nested()
@@ -63,61 +46,36 @@ def counted(bench: Bench, scene: Scene) -> tuple[list[Point], list[str]]:
         bench.run(scene.script, bench.taps.count(nested))
         bench.settle()
         found += bench.taps.points(str(bench.place.folder), nested=True)
-    bench.taps.clear()
-    for _ in range(TICKS):
-        bench.tick()
-    return found, bench.statuses()
-
-
-def play(bench: Bench, scene: Scene, point: Point, ends: list[str]) -> Played:
-    """The scene with the fault, the line twice and the laws; then more of it, until all stand where they should."""
-    bench.restore(scene.name)
-    ran, odd = bench.run(scene.script, bench.taps.aim(point)), []
-    bench.settle()
-    landed = bench.taps.landed()
-    bench.taps.clear()
-    if "Traceback" in ran.err or ran.code == 70:
-        odd.append(f"{scene.script} ended with {ran.code}: {ran.err}")
-    for tick in range(1, TICKS + 1):
-        odd += [after.err for after in bench.tick() if "Traceback" in after.err]
-        if tick == 2:
-            odd += laws.standing(bench.place)
-        if tick > 1 and ((stand := bench.statuses()) == ends or set(stand) <= set(laws.RESTING)):
-            break
-    odd += laws.broken(bench.place, bench.acknowledged)
-    return Played(f"{scene.name} {point.name(str(bench.place.folder))}", landed > 0, tick, stand == ends, odd)
+    return found
 
 
 def score(scene: Scene, far: bool, seed: str, only: str) -> Scored:
     """Play a scene's points: those of the seed, all for "", or those whose names begin with `only`."""
-    shared = Path("/dev/shm")  # no disk is asked to flush what will be thrown away
-    folder = Path(tempfile.mkdtemp(prefix="mqi-sweep-", dir=shared if shared.is_dir() else None))
     start = time.monotonic()
-    try:
-        with ExitStack() as parts:
-            bench = Bench(folder)
-            if far:
-                tapped = f"ForceCommand {folder}/taps/bin/far\n"
-                sshd = parts.enter_context(serving(tapped, "/usr/lib/openssh/sftp-server"))
-                bench = Bench(folder, sshd, parts.enter_context(queueing()))
-            points, ends = counted(bench, scene)
-            parts.callback(bench.end)
-            chosen = spread(points, seed, FAR if far else NEAR) if seed else points
-            if only:
-                chosen = [point for point in points if f"{scene.name} {point.name(str(bench.place.folder))}".startswith(only)]
-            played = []
-            for point in chosen:
-                for _ in range(TRIES):
-                    one = play(bench, scene, point, ends)
-                    if one.landed or one.broken:
-                        break
-                played.append(one)
-            return Scored(len(points), played, time.monotonic() - start)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as parts:
+        folder = parts.enter_context(folder_of_its_own())
+        bench = Bench(folder)
+        if far:
+            tapped = f"ForceCommand {folder}/taps/bin/far\n"
+            sshd = parts.enter_context(serving(tapped, "/usr/lib/openssh/sftp-server"))
+            bench = Bench(folder, sshd, parts.enter_context(queueing()))
+        points = counted(bench, scene)
+        parts.callback(bench.end)
+        named = {f"{scene.name} {point.name(str(bench.place.folder))}": point for point in points}
+        chosen = {name: point for name, point in named.items() if name.startswith(only)} if only else named
+        if seed and not only:
+            chosen = dict(spread(list(named.items()), seed, FAR if far else NEAR))
+        ends, played = bench.ends(scene), []
+        for name, point in chosen.items():
+            for _ in range(TRIES):
+                one = bench.play(scene, name, partial(bench.taps.aim, point), bench.taps.landed, ends)
+                if one.landed or one.broken:
+                    break
+            played.append(one)
+        return Scored(len(points), played, time.monotonic() - start)
 
 
-def spread(points: Sequence[Point], seed: str, count: int) -> list[Point]:
+def spread(points: Sequence[T], seed: str, count: int) -> list[T]:
     """So many points, evenly over all of them in their order, each anywhere in its part."""
     chance, part = random.Random(seed), len(points) / count
     return [points[int((number + chance.random()) * part)] for number in range(count)] if part >= 1 else list(points)
@@ -138,10 +96,6 @@ def scores(request: pytest.FixtureRequest) -> Iterator[dict[tuple[str, bool], Fu
 
 def ident(scene: str, far: bool) -> str:
     return f"{scene}-{'far' if far else 'near'}"
-
-
-def revision() -> str:
-    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()[:16] or "0"
 
 
 @pytest.mark.parametrize(("scene", "far"), [(s.name, far) for s, far in WHOLE], ids=[ident(s.name, far) for s, far in WHOLE])

@@ -240,6 +240,7 @@ class Place:
         self.config = folder / "mqi.toml"
         self.runs = folder / "runs"  # the job's own record of what was executed
         self.env: dict[str, str] = {}
+        self.front: list[str] = []  # what starts the programs, if it is not we ourselves
         self.config.write_text(
             f'[site]\nname = "T"\ninbox = "{self.inbox}"\nresults = "{self.results}"\nstate = "{self.state}"\n'
             f'[scan]\nquiet = "0s"\n[job]\ncommand = \'\'\'\necho "$MQI_CASE $MQI_ATTEMPT" >>{self.runs}\n{job}\n\'\'\'\n'
@@ -254,7 +255,7 @@ class Place:
         return folder
 
     def argv(self, program: str, *words: str) -> list[str]:
-        return [sys.executable, "-m", "mqi_scripts", program, "--config", str(self.config), *words]
+        return [*self.front, sys.executable, "-m", "mqi_scripts", program, "--config", str(self.config), *words]
 
     def __call__(self, program: str, *words: str, stdin: str = "") -> Ran:
         env = {**os.environ, "PYTHONPATH": str(REPO), **self.env}

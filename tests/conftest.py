@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,23 @@ REPO = Path(__file__).resolve().parent.parent
 REAL_HOME = Path(os.environ.get("MQI_REAL_HOME") or os.path.expanduser("~"))
 GUARDED = (REAL_HOME / ".ssh", REAL_HOME / ".config" / "mqi", REAL_HOME / ".config" / "pueue", REAL_HOME / ".local/share/pueue",
            REAL_HOME / ".mqi", Path("/etc/mqi"))  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the fault bench, tests/faults")
+    group.addoption("--faults", action="store_true", help="all of it, instead of the sample that fits the plain command: hours")
+    group.addoption("--seed", help="the sample of this seed, instead of the one made of the commit's id")
+    group.addoption("--point", help="only the points of the sweep whose names begin so")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "whole: only with --faults")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--faults"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("whole")])
+        items[:] = [item for item in items if not item.get_closest_marker("whole")]
 
 
 def need(program: str) -> str:
@@ -79,8 +97,9 @@ class Sshd(NamedTuple):
         return str(path)
 
 
-@pytest.fixture(scope="session")
-def sshd() -> Iterator[Sshd]:
+@contextmanager
+def serving(more: str = "", sftp: str = "internal-sftp") -> Iterator[Sshd]:
+    """An sshd with keys of its own; `more` goes into its configuration."""
     program = need("sshd")
     folder = Path(tempfile.mkdtemp(prefix="mqi-sshd-", dir="/tmp"))
     port = free_port()
@@ -93,9 +112,9 @@ def sshd() -> Iterator[Sshd]:
     (folder / "config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile {folder}/pid\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
-        "PubkeyAuthentication yes\nPermitRootLogin yes\nLogLevel VERBOSE\nSubsystem sftp internal-sftp\nMaxStartups 100\n"
+        f"PubkeyAuthentication yes\nPermitRootLogin yes\nLogLevel VERBOSE\nSubsystem sftp {sftp}\nMaxStartups 100\n"
         "X11Forwarding yes\nXAuthLocation /bin/true\nAcceptEnv LANG LC_* TAR_OPTIONS\n"  # so that only a key's own line refuses them
-        f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n"  # the account there has a home of its own, too
+        f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n{more}"  # the account there has a home of its own, too
     )
     (folder / "home").mkdir()
     server = subprocess.Popen([program, "-D", "-f", str(folder / "config"), "-E", str(log)])
@@ -113,6 +132,12 @@ def sshd() -> Iterator[Sshd]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[Sshd]:
+    with serving() as server:
+        yield server
+
+
 class Pueued:
     """A real pueue daemon with its own folder, groups gpu0 and gpu1, one slot each."""
 
@@ -125,11 +150,17 @@ class Pueued:
             f"pid_path: {folder}/run/pid, alias_file: {folder}/none.yml, use_unix_socket: true}}\nclient: {{}}\ndaemon: {{}}\n"
         )
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.small = ""  # its state lies on a file system of that size, which only the daemon sees
 
     def start(self) -> None:
+        front = []
+        if self.small:
+            data, kept = self.folder / "data", self.folder / "kept"  # the secret that its clients need stays to be seen, too
+            text = f'cp -a {data} {kept} && mount -t tmpfs -o size={self.small} none {data} && cp -a {kept}/. {data} && exec "$@"'
+            front = ["unshare", "-m" if os.geteuid() == 0 else "-rm", "/bin/sh", "-c", text, "sh"]
         with (self.folder / "log").open("ab") as log:
             env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "LANG": "C.UTF-8"}
-            self.daemon = subprocess.Popen([need("pueued"), "-c", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            self.daemon = subprocess.Popen([*front, need("pueued"), "-c", self.config], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                            start_new_session=True, env=env)  # fmt: skip
         deadline = time.monotonic() + 20
         while subprocess.run([self.command, "-c", self.config, "status", "--json"], capture_output=True, check=False).returncode:
@@ -169,17 +200,28 @@ class Pueued:
             self.signal(signal.SIGTERM)
 
 
-@pytest.fixture
-def pueued() -> Iterator[Pueued]:
+@contextmanager
+def queueing(small: str = "") -> Iterator[Pueued]:
+    """A queue with the groups gpu0 and gpu1, one slot each."""
     folder = Path(tempfile.mkdtemp(prefix="mqi-q-", dir="/tmp"))  # short: a socket's path has under 108 bytes
     queue = Pueued(folder)
     queue.start()
+    if small:
+        queue.signal(signal.SIGTERM)
+        queue.small = small
+        queue.start()
     queue.groups(gpu0=1, gpu1=1)
     try:
         yield queue
     finally:
         queue.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def pueued() -> Iterator[Pueued]:
+    with queueing() as queue:
+        yield queue
 
 
 class Ran(NamedTuple):
@@ -198,6 +240,8 @@ class Place:
         self.inbox, self.results, self.state, self.root = (folder / n for n in ("inbox", "results", "state", "host"))
         self.config = folder / "mqi.toml"
         self.runs = folder / "runs"  # the job's own record of what was executed
+        self.env: dict[str, str] = {}
+        self.front: list[str] = []  # what starts the programs, if it is not we ourselves
         self.config.write_text(
             f'[site]\nname = "T"\ninbox = "{self.inbox}"\nresults = "{self.results}"\nstate = "{self.state}"\n'
             f'[scan]\nquiet = "0s"\n[job]\ncommand = \'\'\'\necho "$MQI_CASE $MQI_ATTEMPT" >>{self.runs}\n{job}\n\'\'\'\n'
@@ -212,10 +256,10 @@ class Place:
         return folder
 
     def argv(self, program: str, *words: str) -> list[str]:
-        return [sys.executable, "-m", "mqi_scripts", program, "--config", str(self.config), *words]
+        return [*self.front, sys.executable, "-m", "mqi_scripts", program, "--config", str(self.config), *words]
 
     def __call__(self, program: str, *words: str, stdin: str = "") -> Ran:
-        env = {**os.environ, "PYTHONPATH": str(REPO)}
+        env = {**os.environ, "PYTHONPATH": str(REPO), **self.env}
         ran = subprocess.run(self.argv(program, *words), input=stdin, capture_output=True, text=True, env=env, timeout=300)
         assert "Traceback" not in ran.stderr, ran.stderr
         return Ran(ran.returncode, ran.stdout, ran.stderr)

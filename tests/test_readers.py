@@ -81,7 +81,7 @@ def test_what_a_failing_queue_says_is_trouble_and_no_task_list(version: str) -> 
         if "status" not in case["argv"] or case["rc"] == 0:
             continue
         said = " ".join((case["stdout"] + case["stderr"]).split())
-        look = readers.look(readers.Answer((("queue", str(case["rc"]), said),), "", 0), "pueue", "/r")
+        look = readers.look(readers.Answer((("queue", said, str(case["rc"])),), "", 0), "pueue", "/r")
         assert look.tasks is None
         assert look.groups == ()
         assert look.trouble
@@ -98,7 +98,7 @@ def test_what_a_failing_queue_says_is_trouble_and_no_task_list(version: str) -> 
 def test_garbage_from_the_queue_is_unknown(text: str) -> None:
     with pytest.raises(readers.Unreadable):
         readers.pueue(text, {})
-    assert readers.look(readers.Answer((("queue", "0", text),), "", 0), "pueue", "/r").tasks is None
+    assert readers.look(readers.Answer((("queue", text, "0"),), "", 0), "pueue", "/r").tasks is None
 
 
 @pytest.mark.parametrize("status", ['"Sleeping"', '{"Done":{"result":"Vanished"}}', '{"Done":3}', "null", "3", "{}", '{"New":{}}'])

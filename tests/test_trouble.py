@@ -235,6 +235,16 @@ def test_poll_ends_a_job_that_outlived_its_time_limit_and_its_wrapper(tmp_path: 
     assert not [pid for pid in subprocess.run(["pgrep", "-g", fields[1]], capture_output=True, text=True).stdout.split()]
 
 
+def test_the_time_limit_ends_the_whole_group_and_the_case_is_failed(tmp_path: Path) -> None:
+    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), "sleep 297 & sleep 297")
+    place.config.write_text(place.config.read_text().replace('"60s"', '"1s"'))
+    place.case("a")
+    rows = place.until("failed")
+    assert rows["a"]["reason"] == "time limit"
+    left = subprocess.run(["pgrep", "-f", "sleep 297"], capture_output=True, text=True).stdout.split()
+    assert not left
+
+
 # --- mqi-check, progress
 
 

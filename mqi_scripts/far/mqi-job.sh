@@ -30,14 +30,12 @@ read -r stat </proc/$$/stat && read -r boot </proc/sys/kernel/random/boot_id
 set -- ${stat##*) }
 ticks=${20}
 [ "$3" = $$ ] || ticks=-
-echo "mqi1:$key:$number $3 $ticks $boot ${up%.*} group=$group slot=$slot since=$since host=$(uname -n) pid=$$ wrapper=${wrapper##*/}" >status.new
-keep status
+echo "mqi1:$key:$number $3 $ticks $boot ${up%.*} group=$group slot=$slot since=$since host=$(uname -n) pid=$$ wrapper=${wrapper##*/}" >status.new && keep status || exit 74
 
 # 2. how it ends, whoever ends it: the first one's reason stands
 result() { # EXIT FAULT
   manifest=$(sha256sum 2>/dev/null <output.sha256)
-  echo "mqi1:$key:$number exit=$1 signal=$termed fault=$2 manifest=${manifest%% *} clock=${jumped:-0} since=$since until=$(now)" >result.new
-  keep result
+  echo "mqi1:$key:$number exit=$1 signal=$termed fault=$2 manifest=${manifest%% *} clock=${jumped:-0} since=$since until=$(now)" >result.new && keep result
 }
 # shellcheck disable=SC2317 # the trap calls it
 overrun() { # the killer is one of the group, so that the group's number is still its own when KILL comes
@@ -51,7 +49,7 @@ trap 'termed=TERM' TERM
 trap overrun USR1
 
 # 3. the input once more, byte for byte, nothing added
-mkdir output && sort "$case/input-$digest.sha256" >expected
+mkdir output && sort "$case/input-$digest.sha256" >expected || exit 74
 wrong=$( (cd "$case/input-$digest" && find . ! -type d -print0 | xargs -0 -r sha256sum) | sed 's|  \./|  |' | sort |
   comm -3 - expected) # a folder that is not there has no sums, and then all of them are wrong
 sums=$(sha256sum <"$case/input-$digest.sha256") && rm -f expected

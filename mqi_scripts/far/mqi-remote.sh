@@ -48,11 +48,11 @@ room() { say room "$(df -Pk "$root" 2>/dev/null | sed -n '2s/  */ /gp' | cut -d'
 
 # --- the queue, one engine each: ask prints its answer; add makes one task; find tells whether a label is there
 
-ask_queue() {
-  answer=$slots rc=0
-  [ "$engine" = direct ] || answer=$(pq status --json 2>&1) || rc=$?
-  [ "$rc" -eq 0 ] || answer=$(printf '%.2000s' "$answer" | tr '\n\t' '  ')
-  say queue "$rc" "$answer"
+ask_queue() { # its answer as one line of blanks, and the exit code behind it: an answer that is cut off has none
+  [ "$engine" != direct ] || { say queue "$slots" 0 && return; }
+  printf 'queue\t'
+  { pq status --json 2>&1; printf '\001%s' $?; } | head -c 16000000 | tr '\n\t\001' '  \t'
+  echo
 }
 
 pq() { # no child may keep the locks; no command of pueue has a time limit of its own
@@ -272,7 +272,10 @@ do_results() { # PATTERNS FAILURE-MARKERS SUCCESS-MARKERS (one a line each) [KEY
   shift 3
   rm -rf "$root/outgoing" && mkdir "$root/outgoing" || return 74
   while [ $# -gt 1 ]; do
-    link_results "$root/cases/$1/attempt-$2" "$root/outgoing/$1-$2" || say wrong "$1" "its results cannot be read"
+    if ! link_results "$root/cases/$1/attempt-$2" "$root/outgoing/$1-$2"; then
+      head -c 1000000 /dev/zero >"$root/outgoing/room" || return 74 # else a full disk would count as damaged results
+      rm "$root/outgoing/room" && say wrong "$1" "its results cannot be read"
+    fi
     shift 2
   done
 }

@@ -64,8 +64,8 @@ def look(said: Answer, engine: str, path: str) -> w.Look:
     traces = {label: trace._replace(tail=tails.get(label, "")) for label, trace in traces.items()}
     tasks: tuple[w.Task, ...] | None = None
     groups: tuple[w.Group, ...] = ()
-    code, text = (said.named("queue") or [("", "the queue was not asked")])[0]
-    trouble = "" if code == "0" else _short(text)
+    text, *code = (said.named("queue") or [("the queue was not asked",)])[0]
+    trouble = "" if code[-1:] == ["0"] else _short(text)
     if not trouble:
         try:
             tasks, groups = ENGINES[engine](text, traces)

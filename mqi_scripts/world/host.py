@@ -87,7 +87,7 @@ class Host:
             parts = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
             self._copy(self._scp(*parts, f"{self._alias()}:{target}/"), on_tick)
         else:
-            unpack = self._reach(f"exec tar -xf - --no-same-owner -C {target}")
+            unpack = self.reach(f"exec tar -xf - --no-same-owner -C {target}")
             self._copy(_argv("sh", "-c", 'tar -cf - -C "$0" . | "$@"', folder, *unpack), on_tick)
 
     def bring(self, folder: str, on_tick: Callable[[int], object] | None = None) -> None:
@@ -98,7 +98,7 @@ class Host:
             self._copy(self._scp(f"{self._alias()}:{source}", folder), on_tick)
         else:
             unpack = '"$@" | tar -xf - --no-same-owner --no-same-permissions -C "$0"'
-            self._copy(_argv("sh", "-c", unpack, folder, *self._reach(f"exec tar -cf - -C {source} .")), on_tick)
+            self._copy(_argv("sh", "-c", unpack, folder, *self.reach(f"exec tar -cf - -C {source} .")), on_tick)
 
     def _is_scp(self) -> bool:
         return self.config.transport == "ssh" and self.config.transfer == "scp"
@@ -120,7 +120,7 @@ class Host:
         first = [nonce, self.config.root, self.config.engine, queue["command"], queue["config"], self.config.direct["slots"],
                  self.ledger, self.shown, f"{head.seq} {head.digest}", verb]  # fmt: skip
         text = f'{_far("mqi-remote.sh")}\nset -- {shlex.join(map(str, [*first, *words]))}\nmain "$@"\n'
-        ran = run(self._reach("exec /bin/sh -s"), seconds=self.config.timeout, stdin=text.encode())
+        ran = run(self.reach("exec /bin/sh -s"), seconds=self.config.timeout, stdin=text.encode())
         try:
             said = readers.answer(ran.out, nonce)
         except readers.Unreadable as error:
@@ -164,7 +164,7 @@ class Host:
         who = f"{self.name} ({self.config.address or 'this machine'})"
         return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check")
 
-    def _reach(self, command: str) -> Sequence[str]:
+    def reach(self, command: str) -> Sequence[str]:
         """The argument list that runs a command line of ours (a path of ours in it, nothing else) on the host."""
         if self.config.transport == "local":
             return _argv("sh", "-c", command)

@@ -167,9 +167,16 @@ def test_the_line_imports_nothing_of_the_doctor(far: Place) -> None:
 
 def test_a_misspelt_key_is_a_failure_that_names_it(far: Place) -> None:
     changed(far, "quiet = ", "quite = ")
+    changed(far, "queue_depth = 2", "queue_depth = 0")
     one = the_one(far, "configuration", "FAIL")
-    assert "scan.quite is no key of this file: did you mean quiet?" in one.found
-    assert far("mqi-check").code == 78
+    assert (one.found, one.fix) == ("scan.quite is no key of this file: did you mean quiet?", f"correct {far.config}; docs/configuration.md has every key")
+    ran = far("mqi-check")
+    assert ran.code == 78
+    assert [line.partition(": ")[2] for line in ran.out.splitlines()[::2]] == [
+        "hosts.far.queue_depth = 0: 0 is less than the minimum of 1; for example 2", "scan.quite is no key of this file: did you mean quiet?"
+    ]  # fmt: skip
+    far.config.unlink()
+    assert "No such file or directory" in the_one(far, "configuration", "FAIL").found
 
 
 @pytest.mark.parametrize(

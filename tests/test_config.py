@@ -90,6 +90,8 @@ def test_a_mistyped_value_is_named_with_an_example(table: str, key: str, rule: d
     for wrong in (True, [3], -1.5, "\n"):
         if wrong == "\n" and (rule.get("type") != "string" or "pattern" not in rule):
             continue
+        if wrong is True and rule.get("type") == "boolean":
+            continue
         with pytest.raises(Configuration) as caught:
             load(tmp_path, written({(table, key): wrong}))
         assert f"{table}.{key}" in str(caught.value)

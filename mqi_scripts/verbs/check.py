@@ -33,7 +33,9 @@ def probes(args: argparse.Namespace) -> Iterator[Probe]:
     try:
         site = config.load(path, {})
     except w.Configuration as error:
-        yield fail("configuration", str(error), "docs/configuration.md has every key", error)
+        what, *faults = str(error).split("\n  ")
+        for fault in faults[:-1] or [what]:  # the last line says to run this
+            yield fail("configuration", fault, f"correct {path}; docs/configuration.md has every key", error)
         return
     wanted = chosen(site, args.host)
     yield from here.site(path, site)

@@ -26,6 +26,7 @@ Job = NamedTuple("Job", [
     ("success_markers", Sequence[str]), ("time_limit", float), ("progress", str), ("version_command", str),
 ])  # fmt: skip
 Retry = NamedTuple("Retry", [("interrupted", int)])
+Report = NamedTuple("Report", [("redact", bool)])
 HostConfig = NamedTuple("HostConfig", [
     ("name", str), ("transport", str), ("address", str), ("port", int), ("ssh_config", str), ("identity", str),
     ("known_hosts", str), ("root", str), ("transfer", str), ("engine", str), ("groups", Sequence[str]), ("queue_depth", int),
@@ -34,7 +35,7 @@ HostConfig = NamedTuple("HostConfig", [
 ])  # fmt: skip
 Site = NamedTuple("Site", [
     ("name", str), ("inbox", str), ("results", str), ("state", str), ("scan", Scan), ("job", Job), ("retry", Retry),
-    ("hosts", tuple[HostConfig, ...]),
+    ("report", Report), ("hosts", tuple[HostConfig, ...]),
 ])  # fmt: skip
 
 
@@ -57,7 +58,8 @@ def load(path: str | None, environ: Mapping[str, str]) -> Site:
             files.write_note(os.path.join(place, "config"), cache)
     of = cache["tables"]
     hosts = tuple(HostConfig(name=name, **host) for name, host in of["hosts"].items())
-    return Site(**of["site"], scan=Scan(**of["scan"]), job=Job(**of["job"]), retry=Retry(**of["retry"]), hosts=hosts)
+    return Site(**of["site"], scan=Scan(**of["scan"]), job=Job(**of["job"]), retry=Retry(**of["retry"]),
+                report=Report(**of["report"]), hosts=hosts)  # fmt: skip
 
 
 def schema_file(name: str) -> str:
@@ -83,7 +85,7 @@ def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     if faults:
         raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
     rules = schema["properties"]
-    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry")}
+    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry", "report")}
     one = rules["hosts"]["additionalProperties"]
     return {**tables, "hosts": {name: _filled(host, one) for name, host in raw["hosts"].items()}}
 

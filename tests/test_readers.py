@@ -126,7 +126,7 @@ def framed(body: str, code: int = 0) -> bytes:
 
 def test_a_session_is_what_stands_between_its_markers() -> None:
     said = readers.answer(b"Welcome!\nMQI-BEGIN other\n" + framed("root\t-\nnote\ta b\nlogs\n==> x <==\n") + b"bye\n", NONCE)
-    assert said == readers.Answer((("root", "-"), ("note", "a b")), "==> x <==\n", 0)
+    assert said == readers.Answer((("root", "-"), ("note", "a b")), "==> x <==\n", 0, b"Welcome!\nMQI-BEGIN other\n")
     assert readers.answer(framed("", 75), NONCE).code == 75
 
 

@@ -1,4 +1,4 @@
-"""What stands still says why, and what is wrong is named: waiting cases, full disks, a job that outlives its wrapper, mqi-check."""
+"""What stands still says why: waiting cases, full disks, a job that outlives its wrapper, progress."""
 
 from __future__ import annotations
 
@@ -245,38 +245,7 @@ def test_the_time_limit_ends_the_whole_group_and_the_case_is_failed(tmp_path: Pa
     assert not left
 
 
-# --- mqi-check, progress
-
-
-def test_check_names_every_probe_of_a_sound_site(far_place: Place) -> None:
-    ran = far_place("mqi-check")
-    assert ran.code == 0, ran.out
-    lines = ran.out.splitlines()
-    assert all(line.startswith("ok      ") for line in lines)
-    for probe in ("configuration", "state ", "inbox ", "results ", "room in ", "ledger", "far: session over ssh, host key known", "far: root ",
-                  "far: programs", "far: clock", "far: room", "far: pueue 4.", "far: queue", "far: groups gpu0 (1), gpu1 (1)"):  # fmt: skip
-        assert sum(line.startswith(f"ok      {probe}") for line in lines) >= 1, probe
-    assert far_place.ledger() == b""
-
-
-def test_check_names_the_trouble_and_its_fix(far_place: Place, pueued: Pueued) -> None:
-    far_place("mqi-scan")
-    far_place.config.write_text(far_place.config.read_text().replace('groups = ["gpu*"]', 'groups = ["tpu*"]'))
-    ran = far_place("mqi-check")
-    assert ran.code == 1
-    assert re.search(r"^TROUBLE far: groups : no group of far matches tpu\*.*pueue group add", ran.out, re.M)
-    far_place.inbox.rmdir()
-    assert "it does not exist: mount it, or correct site.inbox" in far_place("mqi-check").out
-    far_place.state.chmod(0o755)
-    ran = far_place("mqi-check")
-    assert ran.code == 78
-    assert "chmod 700" in ran.out
-    far_place.state.chmod(0o700)
-    pueued.signal(9)
-    ran = far_place("mqi-check")
-    assert ran.code >= 69
-    assert "far: queue: it does not answer" in ran.out
-    assert "start pueued there" in ran.out
+# --- progress
 
 
 def test_a_state_folder_that_cannot_be_made_or_used_is_no_bug(local_place: Place) -> None:
@@ -288,7 +257,7 @@ def test_a_state_folder_that_cannot_be_made_or_used_is_no_bug(local_place: Place
         assert "mqi-check" in ran.err
     ran = local_place("mqi-check")
     assert ran.code == 78
-    assert f"TROUBLE state {local_place.state}" in ran.out
+    assert f"FAIL  state {local_place.state}: it cannot be used: " in ran.out
 
 
 def test_a_terminal_sees_the_progress_of_a_push_and_a_pipe_does_not(far_place: Place) -> None:

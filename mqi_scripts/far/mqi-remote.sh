@@ -44,7 +44,7 @@ show_head() {
     mv -T "$root/ledger.new" "$root/ledger" && say root "$ledger $head" || return 74
 }
 
-room() { say room "$(df -Pk "$root" 2>/dev/null | sed -n '2s/  */ /gp' | cut -d' ' -f4)"; }
+room() { say room "$(df -k --output=avail,iavail "$root" 2>/dev/null | sed '1d; s/^ *//; s/  */\t/')"; } # kilobytes, inodes
 
 # --- the queue, one engine each: ask prints its answer; add makes one task; find tells whether a label is there
 
@@ -309,16 +309,24 @@ marks() { # LOG: lines of it that hold a failure marker, success markers that it
 # --- check: what mqi-check asks about a host
 
 do_check() {
+  began=$(date +%s.%N) real=$(readlink -f "$root")
   owner
+  [ -d "$root" ] || root=${root%/*}
   room
-  say clock "$(date +%s)"
-  for tool in flock setsid sha256sum timeout stat xargs awk tail sync; do
+  say mode "$(stat -c %a "$root" 2>/dev/null)"
+  for tool in flock setsid sha256sum timeout stat xargs awk tail sync find sort comm nproc readlink df tar; do
     command -v $tool >/dev/null || say lacks $tool
   done
-  [ -d "$root" ] || root=${root%/*}
+  for tool in sync flock; do say tool "$($tool --version 2>/dev/null | head -n 1)"; done
+  (set +f && find /proc/[0-9]*/fd \( -lname "$real/cases/*/lock" -o -lname "$real/slots/*" \) -printf '%h\t%l\n' 2>/dev/null) |
+    while IFS='	' read -r at lock; do read -r name <"${at%fd}comm" && say holds "${lock#"$real/"}" "${at%/fd}" "$name"; done
   [ -w "$root" ] || say note "$root is not writable by $(id -un)"
   [ "$engine" != pueue ] || say version "$(pq --version 2>&1 | head -n 1)"
+  (set +f && grep -sl '^pueued$' /proc/[0-9]*/comm) | while read -r at; do # what runs need not be what is installed by now
+    text=$(timeout 5 "${at%comm}exe" --version 2>/dev/null) && say daemon "$text" "$(tr '\0' ' ' <"${at%comm}cmdline")"
+  done
   ask_queue
+  say clock "$began" "$(date +%s.%N)"
 }
 
 # --- the gate: this program, installed as a key's forced command. That line of authorized_keys names root, engine and queue. The

@@ -20,11 +20,12 @@ class Unreadable(ValueError):
 
 
 class Answer(NamedTuple):
-    """What a session said between its markers: lines as fields, the logs behind them, and its exit code."""
+    """What a session said between its markers: lines as fields, the logs behind them, its exit code; and what came before."""
 
     lines: tuple[tuple[str, ...], ...]
     logs: str
     code: int
+    before: bytes = b""
 
     def named(self, word: str) -> list[tuple[str, ...]]:
         return [line[1:] for line in self.lines if line[0] == word]
@@ -42,7 +43,7 @@ def answer(said: bytes, nonce: str) -> Answer:
         raise Unreadable("the session broke off before its end")
     body, _, logs = (b"\n" + said[start + len(begin) : stop]).partition(b"\nlogs\n")
     lines = tuple(tuple(line.split("\t")) for line in body.decode("utf-8", "replace").split("\n") if line)
-    return Answer(lines, logs.decode("utf-8", "replace"), int(code))
+    return Answer(lines, logs.decode("utf-8", "replace"), int(code), said[:start])
 
 
 def root(said: Answer) -> tuple[str, w.Head] | None:

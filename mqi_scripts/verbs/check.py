@@ -1,120 +1,106 @@
-"""mqi-check - what is wrong with this site: configuration, folders, ssh, host key, queue, groups, clock, room
+"""mqi-check - what is wrong with this site, or will be: configuration, folders, timers, ledger, ssh, queue, clock, room
 
-One line a probe: ok or the trouble with its fix. Exit 0 if all is well, else the worst trouble's code.
+One line a probe: ok, warn (a person should look) or FAIL (it cannot work), the fix in the next line. It changes nothing. Exit 0 if
+all is ok, 1 if there are only warnings, else the code of the worst failure.
 
 examples:
   mqi-check                      everything
+  mqi-check --host gpu1          one compute host
+  mqi-check --fast               only what needs no session to a host
+  mqi-check --json               for a program
   mqi-check --config new.toml    a configuration before it is used
   mqi-check --far >mqi-remote    the program that a compute host with a gate needs (docs/compute-host.md)
 """
 
 import argparse
+import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 
-from mqi_scripts import profiles
 from mqi_scripts import words as w
+from mqi_scripts.checks import FAIL, OK, WARN, Probe, fail, here, on, text, there
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import place, readers
-from mqi_scripts.world import config, folder
-from mqi_scripts.world.host import NOBODY, Host, hosts, program
-from mqi_scripts.world.ledger import Ledger
-
-Probe = tuple[str, str, int]  # what, the trouble and its fix ("" if none), exit code
-ROOM = 1 << 30  # bytes below which a disk is called nearly full
-SKEW = 60  # seconds between clocks that nobody minds
-OLDEST = (3, 4, 1)  # reference: pueue.md
+from mqi_scripts.pure import codec
+from mqi_scripts.world import config
+from mqi_scripts.world.host import Host, program
+from mqi_scripts.world.ledger import Ledger, State
 
 
-def probes(site: config.Site) -> Iterator[Probe]:
-    yield "configuration", "", 0
-    yield f"profile {site.scan.profile}", profiles.missing(site.scan.profile), w.Configuration.code
-    yield from _folders(site)
-    book = Ledger(site.state, {})
+def probes(args: argparse.Namespace) -> Iterator[Probe]:
+    """In the order in which one trouble explains the next."""
+    path = args.config or os.environ.get("MQI_CONFIG") or config.DEFAULT
     try:
-        cli.check_state(site.state)
-        state = book.state()
-        yield f"ledger, {state.head.seq} lines", "", 0
-    except w.Damaged as error:
-        yield "ledger", str(error), error.code
+        site = config.load(path, {})
+    except w.Configuration as error:
+        what, *faults = str(error).split("\n  ")
+        for fault in faults[:-1] or [what]:  # the last line says to run this
+            yield fail("configuration", fault, f"correct {path}; docs/configuration.md has every key", error)
         return
-    except (w.Failure, OSError):
-        return  # the state folder's trouble was told
-    for far in hosts(site, book):
-        try:
-            yield from _host(far)
-        except w.Failure as error:
-            yield f"{far.name}: session", str(error), error.code
+    wanted = chosen(site, args.host)
+    yield from here.site(path, site)
+    usable = here.state(site)
+    yield usable
+    if usable.level == FAIL:
+        yield from here.folders(site, 0)
+        return
+    book = Ledger(site.state, {})
+    probe, now = here.ledger(book)
+    if not args.host:
+        yield here.owners(site)
+        yield from here.folders(site, sum(not case.gone for case in book.cases().values()) if now else 0)
+        held, runs = here.locks(site.state)
+        yield from held
+        yield from here.scripts(site, runs)
+    yield probe
+    if now and not args.host:
+        yield from here.waiting(site, now)
+    for host in wanted:
+        yield from on(host.name, there.keys(host))
+        if not args.fast:
+            yield from on(host.name, there.knock(host))
+            yield from on(host.name, there.session(far_side(host, site, book, now), lambda: book.cases() if now else None))
 
 
-def _folders(site: config.Site) -> Iterator[Probe]:
-    try:
-        cli.check_state(site.state)
-        yield f"state {site.state}", "", 0
-    except (w.Failure, OSError) as error:
-        yield f"state {site.state}", f"{error}", w.Configuration.code
-    for word, path, need in (("inbox", site.inbox, os.R_OK | os.X_OK), ("results", site.results, os.W_OK | os.X_OK)):
-        here = path if word == "inbox" or os.path.isdir(path) else os.path.dirname(path)
-        if not os.path.isdir(here):
-            yield f"{word} {path}", f"it does not exist: mount it, or correct site.{word}", w.Configuration.code
-        elif not os.access(here, need):
-            yield f"{word} {path}", f"this account may not use it: chown or chmod it, or correct site.{word}", w.Configuration.code
-        else:
-            yield f"{word} {path}", "", 0
-    for path in (site.state, site.results):
-        if os.path.isdir(path):
-            size, nodes = folder.free(path)
-            trouble = f"only {size / 1e9:.1f} GB and {nodes} files are free: make room" if size < ROOM or nodes < 1000 else ""  # noqa: PLR2004
-            yield f"room in {path}", trouble, w.Disk.code
+def chosen(site: config.Site, name: str | None) -> list[config.HostConfig]:
+    """The hosts to probe. Raises Usage where there is none of that name."""
+    wanted = [host for host in site.hosts if name in (None, host.name)]
+    if not wanted:
+        raise w.Usage(f"no host {name!r} in the configuration; there are: {', '.join(host.name for host in site.hosts)}")
+    return wanted
 
 
-def _host(far: Host) -> Iterator[Probe]:
-    """What one session there tells. Raises Unreachable where there is none."""
-    said, here = far.session("check", [], NOBODY, judged=False), time.time()
-    yield f"{far.name}: session over {far.config.transport}, host key known{', through its gate' if far.gate else ''}", "", 0
-    owner = readers.root(said)
-    if owner and owner[0] != far.ledger:
-        yield f"{far.name}: root", f"another ledger owns it: two gateways need two roots (hosts.{far.name}.root)", w.Damaged.code
-    elif owner is None and far.used:
-        yield f"{far.name}: root", "it was ours and has no `ledger` file: a lost mount?", w.Unreachable.code
-    else:
-        yield f"{far.name}: root {far.config.root}", said.notes(), w.Configuration.code
-    lacks = ", ".join(line[0] for line in said.named("lacks"))
-    yield f"{far.name}: programs", f"missing: {lacks}: install coreutils, util-linux" if lacks else "", w.Configuration.code
-    for (text,) in said.named("clock"):
-        ahead = int(text) - here
-        trouble = f"its clock is {ahead:+.0f} s from ours: see chronyc or timedatectl on both" if abs(ahead) > SKEW else ""
-        yield f"{far.name}: clock", trouble, 1
-    room = readers.room(said)
-    yield f"{far.name}: room", f"only {room / 1e9:.1f} GB free there: make room" if 0 <= room < ROOM else "", w.Disk.code
-    for (text,) in said.named("version"):
-        number = tuple(int(part) for part in text.split(" ")[-1].split(".") if part.isdigit())
-        fix = f"hosts.{far.name}.pueue.command answers {text!r}; needed is pueue 3.4.1 or newer"
-        yield f"{far.name}: {text}", fix if number < OLDEST else "", w.Configuration.code
-    look = readers.look(said, far.config.engine, far.config.root)
-    trouble = f"it does not answer: {look.trouble}: start pueued there" if look.trouble else ""
-    yield f"{far.name}: queue", trouble, w.Unreachable.code
-    if not look.trouble:
-        names = ", ".join(f"{g.name} ({g.slots or 'unlimited'})" for g in place.usable(look.groups, far.config.groups))
-        yield f"{far.name}: groups {names}", place.why_none(far.name, look.groups, far.config.groups), 1
+def far_side(host: config.HostConfig, site: config.Site, book: Ledger, now: State | None) -> Host:
+    """now None: the ledger cannot be read, so nothing is said of whose the root is."""
+    used = now is not None and now.roots.get(host.name) == host.root
+    return Host(host, site.state, now.id if now else "", used, book.holds)
 
 
 def check(args: argparse.Namespace) -> int:
     if args.far:
         sys.stdout.write(program())
         return 0
-    site = config.load(args.config, os.environ)
-    worst = 0
-    for what, trouble, code in probes(site):
-        sys.stdout.write(f"{'ok     ' if not trouble else 'TROUBLE'} {what}{': ' if trouble else ''}{trouble}\n")
-        worst = max(worst, code if trouble else 0)
-    return worst
+    said = []
+    for probe in probes(args):
+        said.append(probe)
+        if not args.json:
+            sys.stdout.write(text(probe))
+            sys.stdout.flush()  # a session may take a while
+    code = max(probe.code for probe in said)
+    if args.json:
+        worst = next(level for level in (FAIL, WARN, OK) if level in {probe.level for probe in said})
+        body = {"v": 1, "generated_at": codec.stamp(datetime.now(UTC)), "worst": worst, "exit": code,
+                "probes": [probe._asdict() for probe in said]}  # fmt: skip
+        sys.stdout.write(json.dumps(body, indent=1) + "\n")
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parse = cli.parser("mqi-check", __doc__ or "")
     parse.add_argument("--far", action="store_true", help="print the program for a compute host with a gate, do nothing else")
+    parse.add_argument("--host", metavar="NAME", help="only the configuration and this compute host")
+    parse.add_argument("--fast", action="store_true", help="nothing that needs a session to a host")
+    parse.add_argument("--json", action="store_true", help="one object with all probes (schemas/check.schema.json)")
     args = parse.parse_args(argv)
     return cli.boundary("mqi-check", lambda: check(args))

@@ -1,32 +1,35 @@
-"""mqi-report - where every case stands, why, and what happens next
+"""mqi-report - where every case stands, why, what happens next, and what did not happen
 
 examples:
   mqi-report                              a table for people
-  mqi-report --status failed,held         what needs a person
-  mqi-report --csv --since 2026-11-01     for a spreadsheet, or `| mail`
+  mqi-report --needs-me                   what needs a person, and nothing else; exit 1 if there is something
+  mqi-report --changes --as physicist     what is new since `physicist` was told last, each thing once
+  mqi-report --csv --redact | mail ...    for a spreadsheet, without paths and reasons
   mqi-report --json                       everything, with the ledger's head
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mqi_scripts import words as w
+from mqi_scripts.checks.gateway import SCRIPTS
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec, tables
+from mqi_scripts.telling import changes, redact, silence
 from mqi_scripts.world import config, files
 from mqi_scripts.world.ledger import Ledger
 
-STEPS = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")
 NARROW = ("case_id", "case_path", "status", "progress", "attempt", "pueue_group", "status_updated_at", "reason", "next")
 
 
 def report(args: argparse.Namespace) -> int:
-    """Print what was asked; 1 if a case that is shown needs a person."""
+    """Print what was asked; 1 if a case that is shown, or something that did not happen, needs a person."""
     site = config.load(args.config, os.environ)
     cli.check_state(site.state)
     book, damaged = Ledger(site.state, {}), ""
@@ -34,12 +37,20 @@ def report(args: argparse.Namespace) -> int:
         cases, head = book.cases(), book.state().head
     except w.Damaged as error:
         damaged, (cases, head) = str(error), book.readable()
-    health = {name: files.read_note(os.path.join(site.state, "health", f"{name}.json")) for name in STEPS}
+    health = {name: files.read_note(os.path.join(site.state, "health", f"{name}.json")) for name in SCRIPTS}
+    hidden = args.redact if args.redact is not None else site.report.redact and not sys.stdout.isatty()
+    if args.changes and not damaged:
+        return tell_changes(book, args, hidden)
     waits = {key: why for note in health.values() for key, why in note.get("waits", {}).items()}
     notes = {"waits": waits, "progress": health["mqi-poll"].get("progress", {})}
     shown = [case for case in sorted(cases.values(), key=lambda case: (case.found, case.path)) if is_shown(case, args)]
-    rows = [tables.row(case, notes) for case in shown]
-    steps = [{"step": name} | {word: health[name].get(word, "") for word in ("run", "success", "trouble")} for name in STEPS]
+    rows = [redact.row(tables.row(case, notes), case) if hidden else tables.row(case, notes) for case in shown]
+    told = {name: redact.note(note) if hidden else note for name, note in health.items()}
+    steps = [{"step": name} | {word: told[name].get(word, "") for word in ("run", "success", "trouble")} for name in SCRIPTS]
+    found = [datetime.fromisoformat(case.found).astimezone() for case in cases.values()]
+    silent = silence.silences(told, health, [host.name for host in site.hosts], found, datetime.now().astimezone())
+    if args.needs_me:
+        silent = [one for one in silent if one.person]
     if args.csv:
         sys.stdout.write(tables.comma_separated(rows))
     elif args.jsonl:
@@ -48,21 +59,47 @@ def report(args: argparse.Namespace) -> int:
         known = health["mqi-poll"].get("groups", {})
         groups = [{"host": host, "group": g[0], "slots": g[1], "running": g[2]} for host, found in known.items() for g in found]
         body = {"v": 1, "site": site.name, "generated_at": codec.stamp(datetime.now(UTC)), "head": head._asdict(),
-                "cases": rows, "groups": groups, "steps": steps}  # fmt: skip
+                "cases": rows, "groups": groups, "steps": steps, "silences": [one._asdict() for one in silent]}  # fmt: skip
         sys.stdout.write(json.dumps(body, indent=1) + "\n")
     else:
         sys.stdout.write(f"{site.name}: {len(rows)} cases, ledger at line {head.seq}, digest {head.digest[:16]}\n")
-        sys.stdout.write(people(rows, steps, health["mqi-scan"].get("arriving", [])))
+        arriving = [] if args.needs_me else health["mqi-scan"].get("arriving", [])
+        sys.stdout.write(people(rows, [one.text for one in silent], ["a folder"] * len(arriving) if hidden else arriving))
     if damaged:
         sys.stderr.write(f"mqi-report: LEDGER CORRUPT after line {head.seq}; what could be read is shown. {damaged}\n")
         return w.Damaged.code
     files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
-    return int(any(case.status in w.PERSON for case in shown))
+    person = needs_person if args.needs_me else lambda case: case.status in w.PERSON
+    return int(any(map(person, shown)) or any(one.person for one in silent))
+
+
+def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
+    """What is new for args.name, each thing once; told means: written out."""
+    new, head, odd = changes.since(book, args.name, datetime.now(UTC))
+    if odd:
+        sys.stderr.write(f"mqi-report: {odd}\n")
+    for record, event, case in new:
+        if args.jsonl:
+            said = {word: record[word] for word in ("type", "case", "at")} if hidden else record
+            sys.stdout.write(json.dumps(said) + "\n")
+        elif hidden:
+            sys.stdout.write(f"{_local(record['at'])} {case.id if case else 'the ledger'}: {record['type']}\n")
+        else:
+            sys.stdout.write(f"{_local(record['at'])} {tables.printable(tables.sentence(event, case))}\n")
+    sys.stdout.flush()
+    if not args.dry_run:
+        changes.keep(book, args.name, head)
+    return int(any(case and case.status in w.PERSON for *_, case in new))
+
+
+def needs_person(case: w.Case) -> bool:
+    return case.status in w.PERSON or bool(case.stale)
 
 
 def is_shown(case: w.Case, args: argparse.Namespace) -> bool:
     return (
         case.status in (args.status or w.STATUSES)
+        and (not args.needs_me or needs_person(case))
         and case.group == (args.group or case.group)
         and (args.since or "") <= case.since
         and (not args.until or case.since < args.until)
@@ -70,15 +107,14 @@ def is_shown(case: w.Case, args: argparse.Namespace) -> bool:
     )
 
 
-def people(rows: list[dict[str, Any]], steps: list[dict[str, str]], arriving: list[str]) -> str:
-    """The table, in the site's local time, and below it what is wrong with the steps."""
+def people(rows: list[dict[str, Any]], silences: list[str], arriving: list[str]) -> str:
+    """The table, in the site's local time, and below it what did not happen."""
     from tabulate import tabulate  # noqa: PLC0415
 
     cells = [[_local(row[name]) if name.endswith("_at") else row[name] for name in NARROW] for row in rows]
     lines = [tabulate(cells, NARROW, disable_numparse=True, maxcolwidths=[None] * 7 + [48, 40]) if rows else "no cases"]
     lines += [f"arriving: {tables.printable(path)}" for path in arriving]
-    lines += [f"{step['step']} {_local(step['run'])}: {step['trouble']}" for step in steps if step["trouble"]]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *silences]) + "\n"
 
 
 def _local(text: str) -> str:
@@ -93,6 +129,12 @@ def moment(text: str) -> str:
         return codec.stamp(parse(text))
     except (ParserError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is no time; for example 2026-11-24 or 2026-11-24T08:00") from None
+
+
+def cursor(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name: letters, digits, `.`, `_`, `-`")
+    return text
 
 
 def statuses(text: str) -> list[str]:
@@ -113,5 +155,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse.add_argument("--since", type=moment, metavar="TIME", help="status changed at or after")
     parse.add_argument("--until", type=moment, metavar="TIME", help="status changed before")
     parse.add_argument("--search", metavar="TEXT", help="in id, path or reason")
+    parse.add_argument("--needs-me", action="store_true", help="only what needs a person: held, failed, stale, what did not happen")
+    parse.add_argument("--changes", action="store_true", help="what is new since last time, each thing once")
+    parse.add_argument("--as", dest="name", type=cursor, default="default", metavar="NAME", help="who is told, for --changes")
+    parse.add_argument("--dry-run", action="store_true", help="with --changes: tell, and remember nothing")
+    parse.add_argument("--redact", action=argparse.BooleanOptionalAction, help="leave out paths and reasons (report.redact)")
     args = parse.parse_args(argv)
+    if args.changes and (args.csv or args.json):
+        parse.error("--changes tells sentences, or records with --jsonl")
     return cli.boundary("mqi-report", lambda: report(args))

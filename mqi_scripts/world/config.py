@@ -28,6 +28,7 @@ Job = NamedTuple("Job", [
     ("groups", Mapping[str, Sequence[str]]),
 ])  # fmt: skip
 Retry = NamedTuple("Retry", [("interrupted", int)])
+Report = NamedTuple("Report", [("redact", bool)])
 HostConfig = NamedTuple("HostConfig", [
     ("name", str), ("transport", str), ("address", str), ("port", int), ("ssh_config", str), ("identity", str),
     ("known_hosts", str), ("gate", bool), ("root", str), ("transfer", str), ("engine", str), ("groups", Sequence[str]),
@@ -36,7 +37,7 @@ HostConfig = NamedTuple("HostConfig", [
 ])  # fmt: skip
 Site = NamedTuple("Site", [
     ("name", str), ("inbox", str), ("results", str), ("state", str), ("scan", Scan), ("job", Job), ("retry", Retry),
-    ("schedule", Schedule), ("hosts", tuple[HostConfig, ...]),
+    ("schedule", Schedule), ("report", Report), ("hosts", tuple[HostConfig, ...]),
 ])  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Site:
     of = cache["tables"]
     hosts = tuple(HostConfig(name=name, **host) for name, host in of["hosts"].items())
     return Site(**of["site"], scan=Scan(**of["scan"]), job=Job(**of["job"]), retry=Retry(**of["retry"]),
-                schedule=Schedule(**of["schedule"]), hosts=hosts)  # fmt: skip
+                schedule=Schedule(**of["schedule"]), report=Report(**of["report"]), hosts=hosts)  # fmt: skip
 
 
 def schema_file(name: str) -> str:
@@ -86,7 +87,8 @@ def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     if faults:
         raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
     rules = schema["properties"]
-    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry", "schedule")}
+    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry", "schedule", "report")}
+    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry", "report")}
     one = rules["hosts"]["additionalProperties"]
     return {**tables, "hosts": {name: _filled(host, one) for name, host in raw["hosts"].items()}}
 

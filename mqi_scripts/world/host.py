@@ -91,7 +91,7 @@ class Host:
             parts = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
             self._copy(self._scp(*parts, f"{self._alias()}:{target}/"), on_tick)
         else:
-            unpack = self._reach("mqi-remote send" if self.gate else f"exec tar -xf - --no-same-owner -C {target}")
+            unpack = self.reach("mqi-remote send" if self.gate else f"exec tar -xf - --no-same-owner -C {target}")
             self._copy(_argv("sh", "-c", 'tar -cf - -C "$0" . | "$@"', folder, *unpack), on_tick)
 
     def bring(self, folder: str, on_tick: Callable[[int], object] | None = None) -> None:
@@ -102,7 +102,7 @@ class Host:
             self._copy(self._scp(f"{self._alias()}:{source}", folder), on_tick)
         else:
             unpack = '"$@" | tar -xf - --no-same-owner --no-same-permissions -C "$0"'
-            pack = self._reach("mqi-remote bring" if self.gate else f"exec tar -cf - -C {source} .")
+            pack = self.reach("mqi-remote bring" if self.gate else f"exec tar -cf - -C {source} .")
             self._copy(_argv("sh", "-c", unpack, folder, *pack), on_tick)
 
     def _copy(self, argv: Sequence[str], on_tick: Callable[[int], object] | None) -> None:
@@ -126,7 +126,7 @@ class Host:
         else:
             command, first = "exec /bin/sh -s", [nonce, *at, queue["command"], queue["config"], self.config.direct["slots"]]
             text = f'{_far("mqi-remote.sh")}\nset -- {shlex.join(map(str, [*first, *words]))}\nmain "$@"\n'
-        ran = run(self._reach(command), seconds=self.config.timeout, stdin=text.encode())
+        ran = run(self.reach(command), seconds=self.config.timeout, stdin=text.encode())
         try:
             said = readers.answer(ran.out, nonce)
         except readers.Unreadable as error:
@@ -170,7 +170,7 @@ class Host:
         who = f"{self.name} ({self.config.address or 'this machine'})"
         return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check")
 
-    def _reach(self, command: str) -> Sequence[str]:
+    def reach(self, command: str) -> Sequence[str]:
         """The argument list that runs a command line of ours (a path of ours in it, nothing else) on the host."""
         if self.config.transport == "local":
             return _argv("sh", "-c", command)

@@ -1,0 +1,20 @@
+"""A report that may leave the house: no path, file name, log line or anything else that a patient's data could stand in. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mqi_scripts import words as w
+
+TROUBLE = "it met trouble: mqi-report on the gateway tells it"
+
+
+def row(cells: Mapping[str, Any], case: w.Case) -> dict[str, Any]:
+    """A row of the report with the same columns. What a rule of ours is called stays, what it found does not."""
+    codes = "; ".join(dict.fromkeys(reason.code for reason in case.reasons)) if case.status == w.HELD else ""
+    why = codes or ("mqi-case show tells why" if cells["reason"] else "")
+    return {**cells, "case_path": case.id, "reason": why, "stale": "new data" if cells["stale"] else False}
+
+
+def note(of: Mapping[str, Any]) -> dict[str, Any]:
+    """A script's note."""
+    return {**of, "trouble": TROUBLE if of.get("trouble") else ""}

@@ -1,0 +1,56 @@
+"""What did not happen: scripts without a success, hosts that are silent, a day without cases. Pure; `now` is local time."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from statistics import median
+from typing import Any, NamedTuple
+
+from mqi_scripts.checks import OK, gateway, span
+
+ALARM = 7200.0  # seconds without a success of a script from which on a person is needed: a run may take that long
+WEEKS = 8  # that make the rhythm of a weekday
+FEW = 3  # such days before there is a rhythm
+
+# One thing that did not happen, a sentence; whether a person is needed for it.
+Silence = NamedTuple("Silence", [("text", str), ("person", bool)])
+
+
+Notes = Mapping[str, Mapping[str, Any]]
+
+
+def silences(told: Notes, notes: Notes, hosts: Iterable[str], found: Sequence[datetime], now: datetime) -> list[Silence]:
+    """notes: each script's health note; told: the same, as it may be told. found: when cases were found, local time."""
+    return [*_scripts(told, now), *_hosts(notes, hosts, now), *_cases(found, now)]
+
+
+def _scripts(notes: Notes, now: datetime) -> Iterator[Silence]:
+    for probe in gateway.scripts(notes, {}, (), now):
+        if probe.level != OK:
+            last = notes[probe.what].get("success")
+            yield Silence(f"{probe.what}: {probe.found}", bool(last) and gateway.ago(str(last), now) > ALARM)
+
+
+def _hosts(notes: Notes, hosts: Iterable[str], now: datetime) -> Iterator[Silence]:
+    """A host whose name a script's trouble begins with, since the last time that such a script had none."""
+    for host in hosts:
+        named = re.compile(rf"(?:^|; )(?:the queue of )?{re.escape(host)}(?: \(| does not answer|:/)")
+        mute = [str(note.get("success", "")) for note in notes.values() if named.search(str(note.get("trouble", "")))]
+        since = max(mute, default="")
+        if since:
+            at = datetime.fromisoformat(since).astimezone(now.tzinfo)
+            late = (now - at).total_seconds()
+            yield Silence(f"{host} is silent, or its queue, since {at:%Y-%m-%d %H:%M}, {span(late)}", late > ALARM)
+        elif mute:
+            yield Silence(f"{host} is silent, or its queue, and never was anything else", True)
+
+
+def _cases(found: Sequence[datetime], now: datetime) -> Iterator[Silence]:
+    """No case today, where the same weekday usually had some by this time."""
+    days = [now - timedelta(weeks=back) for back in range(1, WEEKS + 1) if found and now - timedelta(weeks=back) >= min(found)]
+    counts = [sum(at.date() == day.date() and at.time() <= now.time() for at in found) for day in days]
+    if len(counts) >= FEW and (usual := median(counts)) >= 1 and not any(at.date() == now.date() for at in found):
+        last = max(found)
+        yield Silence(
+            f"no new case today; on a {now:%A} there are usually {usual:.0f} by now. The last came {last:%Y-%m-%d %H:%M}: "
+            "see mqi-check for the inbox", True)  # fmt: skip

@@ -17,11 +17,11 @@ from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import codec, tables
+from mqi_scripts.operator import STEPS, health, notes
+from mqi_scripts.pure import codec, explain, tables
 from mqi_scripts.world import config, files
 from mqi_scripts.world.ledger import Ledger
 
-STEPS = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")
 NARROW = ("case_id", "case_path", "status", "progress", "attempt", "pueue_group", "status_updated_at", "reason", "next")
 
 
@@ -34,30 +34,29 @@ def report(args: argparse.Namespace) -> int:
         cases, head = book.cases(), book.state().head
     except w.Damaged as error:
         damaged, (cases, head) = str(error), book.readable()
-    health = {name: files.read_note(os.path.join(site.state, "health", f"{name}.json")) for name in STEPS}
-    waits = {key: why for note in health.values() for key, why in note.get("waits", {}).items()}
-    notes = {"waits": waits, "progress": health["mqi-poll"].get("progress", {})}
+    kept = health(site)
+    known = notes(kept, cases)
     shown = [case for case in sorted(cases.values(), key=lambda case: (case.found, case.path)) if is_shown(case, args)]
-    rows = [tables.row(case, notes) for case in shown]
-    steps = [{"step": name} | {word: health[name].get(word, "") for word in ("run", "success", "trouble")} for name in STEPS]
+    rows = [explain.row(case, known) for case in shown]
+    steps = [{"step": name} | {word: kept[name].get(word, "") for word in ("run", "success", "trouble")} for name in STEPS]
     if args.csv:
         sys.stdout.write(tables.comma_separated(rows))
     elif args.jsonl:
         sys.stdout.writelines(json.dumps(row) + "\n" for row in rows)
     elif args.json:
-        known = health["mqi-poll"].get("groups", {})
-        groups = [{"host": host, "group": g[0], "slots": g[1], "running": g[2]} for host, found in known.items() for g in found]
+        slots = kept["mqi-poll"].get("groups", {})
+        groups = [{"host": host, "group": g[0], "slots": g[1], "running": g[2]} for host, found in slots.items() for g in found]
         body = {"v": 1, "site": site.name, "generated_at": codec.stamp(datetime.now(UTC)), "head": head._asdict(),
                 "cases": rows, "groups": groups, "steps": steps}  # fmt: skip
         sys.stdout.write(json.dumps(body, indent=1) + "\n")
     else:
         sys.stdout.write(f"{site.name}: {len(rows)} cases, ledger at line {head.seq}, digest {head.digest[:16]}\n")
-        sys.stdout.write(people(rows, steps, health["mqi-scan"].get("arriving", [])))
+        sys.stdout.write(people(rows, steps, kept["mqi-scan"].get("arriving", [])))
     if damaged:
         sys.stderr.write(f"mqi-report: LEDGER CORRUPT after line {head.seq}; what could be read is shown. {damaged}\n")
         return w.Damaged.code
     files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
-    return int(any(case.status in w.PERSON for case in shown))
+    return int(any(explain.needs_person(case) for case in shown))
 
 
 def is_shown(case: w.Case, args: argparse.Namespace) -> bool:

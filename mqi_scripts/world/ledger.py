@@ -17,7 +17,7 @@ from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.world import lock
 from mqi_scripts.world.files import sync, write_whole
 
-FOLD = 2  # goes up when the meaning of the cached fold changes
+FOLD = 3  # goes up when the meaning of the cached fold changes
 BEHIND = 1000  # lines that a reader folds before it, too, keeps the fold
 
 

@@ -9,6 +9,8 @@ STATUSES = (HELD, FOUND, PUSHED, SUBMITTED, RUNNING, COMPUTED, COMPLETED, FAILED
 CLOSED = (COMPLETED, CANCELLED)  # no tick has anything to do for these
 PERSON = (HELD, FAILED)  # these wait for a person, or for more data
 TOP = 9  # priorities are 0 to TOP, the higher the sooner
+NEVER_STARTS = "never starts"  # a reason's code
+CANCEL, HOLD = "cancel", "hold"  # what a person can ask for that takes its time
 ID = 12  # hex digits of a key that people type and reports show
 
 
@@ -130,8 +132,15 @@ class Failed(NamedTuple):
     retry: bool = False
 
 
-# a person said which parts of the folder count; what verified of a failed attempt was brought here, marked as partial
+# a person said which parts of the folder count
 Chosen = NamedTuple("Chosen", [("case", str), ("at", str), ("parts", tuple[str, ...]), ("reason", str), ("who", str)])
+# a person asked to cancel or hold it (done once no attempt of it is out); took back what is not done, a hold, *never starts*
+Asked = NamedTuple("Asked", [("case", str), ("at", str), ("what", str), ("reason", str), ("who", str)])
+Lifted = NamedTuple("Lifted", [("case", str), ("at", str), ("reason", str), ("who", str)])
+# a person wants a new attempt; host_is_gone: whatever of the old one is on its host is given up, and nobody looks at it again
+Retried = NamedTuple("Retried", [("case", str), ("at", str), ("reason", str), ("who", str), ("host_is_gone", bool)])
+Noted = NamedTuple("Noted", [("case", str), ("at", str), ("reason", str), ("who", str)])
+# what verified of a failed attempt was brought here, marked as partial
 Salvaged = NamedTuple("Salvaged", [("case", str), ("at", str), ("attempt", int), ("files", int), ("bytes", int)])
 # new content after the job began (the result stays, marked); the source folder vanished; is there again
 Stale = NamedTuple("Stale", [("case", str), ("at", str), ("digest", str), ("what", str)])
@@ -169,7 +178,7 @@ Repaired = NamedTuple("Repaired", [("case", str), ("at", str), ("what", str), ("
 Event = (
     Opened | Rooted | Found | Held | Released | Changed | Stale | Gone | Back | Pushed | Submitting | Submitted
     | Missing | Revoked | Started | Succeeded | Failed | Interrupted | Cancelled | Completed | Repaired | Chosen | Salvaged
-    | Prioritized
+    | Prioritized | Asked | Lifted | Retried | Noted
 )  # fmt: skip
 
 
@@ -181,7 +190,8 @@ class Case(NamedTuple):
     in a row whose task was shown. interruptions: interrupted attempts of this input. pending: new content that waits
     for the attempt's revocation. digest: content of the current input, facts: its profile's. part: see Found. chosen: the
     parts of the folder that a person chose. decisions: of persons, as (when, who, what). salvaged: what verified of the
-    failed attempt is here. retry: whether the same once more can help. priority: 0 to TOP.
+    failed attempt is here. retry: whether the same once more can help. priority: 0 to TOP. asked: what a person asked for, who
+    and why; a hold stays here until it is lifted, and the line leaves the case alone meanwhile.
     """
 
     key: str
@@ -222,6 +232,7 @@ class Case(NamedTuple):
     salvaged: bool = False
     retry: bool = False
     priority: int = 5
+    asked: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -231,6 +242,11 @@ class Case(NamedTuple):
     @property
     def id(self) -> str:
         return self.key[:ID]
+
+    @property
+    def unwanted(self) -> bool:
+        """A person asked to cancel it, and an attempt of it is still out."""
+        return self.asked[:1] == (CANCEL,)
 
     @property
     def label(self) -> str:

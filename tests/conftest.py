@@ -294,6 +294,13 @@ class Place:
         return self.runs.read_text().splitlines() if self.runs.exists() else []
 
 
+def alive(group: int) -> list[str]:
+    """Processes of the group that are not dead and unreaped."""
+    states = subprocess.run(["ps", "-e", "-o", "pgid=,pid=,stat="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in states.splitlines()]
+    return [pid for pgid, pid, state in rows if pgid == str(group) and not state.startswith("Z")]
+
+
 JOB = 'cp "$MQI_INPUT/plan.txt" plan.out'
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 from mqi_scripts import words as w
-from mqi_scripts.pure import codec, decide, order
+from mqi_scripts.pure import codec, decide, order, wish
 from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.verbs import poll as poll_verb
 from mqi_scripts.verbs import submit as submit_verb
 from mqi_scripts.world.ledger import State
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
+WISHES = (wish.cancel, wish.cancel, wish.hold, wish.release)
+RETRIES = 5  # of one life: what people want does not end by itself
 TROUBLES = ("daemon", "daemon term", "wipe", "empty", "wrapper", "job", "term", "remove", "again", "pause", "change")
 
 
@@ -38,7 +40,7 @@ class Broken(Exception):
 
 class Attempt:
     def __init__(self, digest: str, group: str) -> None:
-        self.digest, self.group, self.claim, self.result, self.status = digest, group, "none", {}, {}
+        self.digest, self.group, self.claim, self.result, self.status, self.ending = digest, group, "none", {}, {}, ""
 
 
 class Process:
@@ -62,7 +64,7 @@ class World:
         self.groups, self.daemon, self.next_id, self.empty_once = {"gpu0": True, "gpu1": True}, True, 0, False
         self.executed: Counter[tuple[str, int]] = Counter()
         self.added: Counter[str] = Counter()
-        self.book, self.nested = None, False
+        self.book, self.nested, self.retries = None, False, 0
 
     def tell(self, text: str) -> None:
         self.story.append(f"{self.clock:3} {text}")
@@ -187,6 +189,21 @@ class World:
             key = self.chance.choice(list(self.sources))
             self.sources[key] += 1
 
+    def person(self) -> None:
+        """Somebody decides something about a case, as mqi-case would record it."""
+        if not self.book.all:
+            return
+        case, of = self.chance.choice(list(self.book.all.values())), self.chance.choice((*WISHES, wish.retry))
+        if of is wish.retry and self.retries > RETRIES:
+            return
+        try:
+            events = of(case, "because", "kim", self.now())
+        except w.Usage:
+            return
+        self.tell(f"-- {of.__name__} {case.key}")
+        self.retries += of is wish.retry
+        self.book.append(events)
+
     def enqueue(self, label: str, group: str) -> None:
         self.tasks[self.next_id] = {"label": label, "group": group, "state": "waiting"}
         self.next_id += 1
@@ -224,7 +241,7 @@ class Host:
         attempt = self.world.attempts.get((key, number))
         if attempt is None:
             return w.Trace(False, "none", False, False, {}, {}, "", "")
-        return w.Trace(True, attempt.claim, key in self.world.locks, False, attempt.status, attempt.result, "", "")
+        return w.Trace(True, attempt.claim, key in self.world.locks, False, attempt.status, attempt.result, attempt.ending, "")
 
     def submit(self, job, revoke, adds, look, head):
         world = self.world
@@ -234,6 +251,8 @@ class Host:
             if attempt.claim == "none":
                 attempt.claim = "revoked"
                 world.tell(f"   {key}:{number} is revoked")
+                for task in [i for i, t in world.tasks.items() if t["label"] == f"mqi1:{key}:{number}" and t["state"] == "waiting"]:
+                    del world.tasks[task]
             world.point("submit, behind a revocation")
         made = []
         for add in adds:
@@ -254,8 +273,20 @@ class Host:
         world.point("submit, before the look")
         return self.look(look)
 
-    def end(self, *_):
-        return None
+    def end(self, why, grace, wanted, head):
+        world = self.world
+        self.reach("end")
+        for key, number in wanted:
+            for p in [p for p in world.processes if p.stage == "job" and (p.key, p.number) == (key, number)]:
+                attempt = world.attempts[key, number]
+                attempt.ending = attempt.ending or why
+                world.point("end, between why and TERM")
+                if p not in world.processes:
+                    continue
+                if p.wrapper and world.maybe(0.5):  # a wrapper that is quicker than KILL writes what TERM left
+                    attempt.result = {"exit": "143", "signal": "TERM", "fault": "", "manifest": ""}
+                world.leave(p)
+                world.tell(f"   {key}:{number} is ended: {why}")
 
     def reach(self, what: str) -> None:
         if self.world.maybe(0.06):
@@ -283,6 +314,8 @@ class Book:
                 self.refused.append(error)
                 continue
             self.witness(event)
+            if case.status == w.CANCELLED and event.case in self.all and self.all[event.case].status != w.CANCELLED:
+                self.witness_end(case)
             self.all[event.case] = case
             self.log.append(codec.to_dict(event))
             stored.append(event)
@@ -290,6 +323,12 @@ class Book:
         self.world.point("append, behind the write")
         self.acknowledged += [codec.to_dict(event) for event in stored]
         return stored
+
+    def witness_end(self, case: w.Case) -> None:
+        """Law: a case is cancelled when nothing of it runs, or can start."""
+        attempts = {number: attempt.claim for (key, number), attempt in self.world.attempts.items() if key == case.key}
+        if any(p.key == case.key and p.job for p in self.world.processes) or "none" in attempts.values():
+            raise Broken("cancelled is said when nothing runs or can start", f"{case.key} {attempts}")
 
     def witness(self, event) -> None:
         """Law: a verdict has its witness in the world at that moment."""
@@ -400,6 +439,9 @@ def simulate(seed: int) -> World:
                 world.trouble()
             elif roll < 0.2:
                 world.heal()
+            elif roll < 0.27:
+                with suppress(Crash):
+                    world.person()
             elif roll < 0.55:
                 world.step()
             else:
@@ -415,6 +457,9 @@ def simulate(seed: int) -> World:
     return world
 
 
+OVER = (w.COMPLETED, w.FAILED, w.HELD, w.CANCELLED)
+
+
 def calm(world: World) -> None:
     """Faults end; a person starts what is paused; the scripts go on."""
     world.faulty = world.empty_once = False
@@ -424,7 +469,7 @@ def calm(world: World) -> None:
         for name in SCRIPTS:
             tick(world, name)
         world.step()
-        if all(case.status in (w.COMPLETED, w.FAILED, w.HELD) for case in world.book.all.values()) and world.book.all:
+        if all(case.status in OVER for case in world.book.all.values()) and world.book.all:
             return
 
 
@@ -445,8 +490,10 @@ def judge(world: World) -> None:
         raise Broken("the ledger replays", "")
     for key in world.sources:
         case = world.book.all.get(key)
-        if case is None or case.status not in (w.COMPLETED, w.FAILED, w.HELD):
+        if case is None or case.status not in OVER:
             raise Broken("no case is lost or stuck", f"{key} is {case and case.status}")
+        if case.asked and (case.unwanted or case.status != w.HELD):
+            raise Broken("what a person asked for is done", f"{key} is {case.status}: {case.asked}")
         if case.status != w.COMPLETED and not case.reason:
             raise Broken("what stands still has a reason", key)
         if any(number > 12 for k, number in world.attempts if k == key):

@@ -27,6 +27,10 @@ CASES = {
     "completed": BORN._replace(status=w.COMPLETED, host="far", attempt=1),
     "failed": BORN._replace(status=w.FAILED, host="far", attempt=1),
     "cancelled": BORN._replace(status=w.CANCELLED, host="far", attempt=1),
+    "by kim": BORN._replace(status=w.HELD, asked=(w.HOLD, "kim", "wait")),
+    "unwanted": BORN._replace(status=w.SUBMITTED, host="far", attempt=1, open=True, group="g", task="7", asked=(w.CANCEL, "kim", "no")),
+    "ending": BORN._replace(status=w.RUNNING, host="far", attempt=1, open=True, group="g", task="7", asked=(w.CANCEL, "kim", "no")),
+    "to be held": BORN._replace(status=w.SUBMITTED, host="far", attempt=1, open=True, group="g", task="7", asked=(w.HOLD, "kim", "wait")),
 }
 REASON = (w.Reason("FIFO", "y", "y is a FIFO"),)
 EVENTS = {
@@ -38,27 +42,33 @@ EVENTS = {
     "succeeded": w.Succeeded(KEY, NOW, 1, "m", "", ""), "failed": w.Failed(KEY, NOW, 1, "r", "application", "computing", 3, ""),
     "interrupted": w.Interrupted(KEY, NOW, 1, "r"), "cancelled": w.Cancelled(KEY, NOW, 1), "completed": w.Completed(KEY, NOW, 1, "m", 1, 1),
     "unsound": w.Changed(KEY, NOW, "e", 1, 1, "x", {}, REASON), "chosen": w.Chosen(KEY, NOW, ("A", "B"), "because", "kim"),
-    "salvaged": w.Salvaged(KEY, NOW, 1, 2, 9),
+    "salvaged": w.Salvaged(KEY, NOW, 1, 2, 9), "cancel": w.Asked(KEY, NOW, w.CANCEL, "no", "kim"), "hold": w.Asked(KEY, NOW, w.HOLD, "wait", "kim"),
+    "lifted": w.Lifted(KEY, NOW, "go", "kim"), "retried": w.Retried(KEY, NOW, "again", "kim", False),
+    "given up": w.Retried(KEY, NOW, "burned", "kim", True), "noted": w.Noted(KEY, NOW, "called", "kim"),
     "prioritized": w.Prioritized(KEY, NOW, 9, "because"),
 }  # fmt: skip
 # Every status x every event: where the case stands afterwards, "." where it stays, "-" where the event cannot follow.
 COLUMNS = list(EVENTS)
 TABLE = """
-nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -
-held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -         .
-found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -         .
-pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -         .
-intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -         .
-submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -         .
-missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -         .
-running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -         .
-interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -         .
-computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -         .
-completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -         .
-failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .         .
-cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .
+nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         - -
+held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -         cancelled .         -         -         -         . .
+found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -         cancelled held      -         -         -         . .
+pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -         cancelled held      -         -         found     . .
+intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -         .         .         -         -         found     . .
+submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -         .         .         -         -         found     . .
+missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -         .         .         -         -         found     . .
+running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -         .         -         -         -         found     . .
+interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -         cancelled held      -         -         found     . .
+computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -         -         -         -         -         found     . .
+completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -         -         -         -         held      found     . .
+failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .         cancelled -         -         pushed    found     . .
+cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         held      found     . .
+by-kim       -         -         -         -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -         cancelled -         held      -         -         . .
+unwanted     -         -         -         -         .         .         -         -         -         -         .         .         cancelled running   -         -         -         -         -         -         -         -         -         -         .         -         found     . .
+ending       -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    cancelled cancelled -         -         -         -         -         -         .         -         found     . .
+to-be-held   -         -         -         -         .         .         -         -         -         -         .         .         held      running   -         -         -         -         -         -         -         -         .         -         .         -         found     . .
 """
-CELLS = [(row.split()[0], event, cell) for row in TABLE.strip().splitlines() for event, cell in zip(COLUMNS, row.split()[1:], strict=True)]
+CELLS = [(row.split()[0].replace("-", " "), event, cell) for row in TABLE.strip().splitlines() for event, cell in zip(COLUMNS, row.split()[1:], strict=True)]
 
 
 @pytest.mark.parametrize(("status", "event", "expected"), CELLS)
@@ -74,7 +84,7 @@ def test_every_status_meets_every_event(status: str, event: str, expected: str) 
 
 
 def test_the_table_has_every_status_and_every_event() -> None:
-    assert {row.split()[0] for row in TABLE.strip().splitlines()} == set(CASES)
+    assert {row.split()[0].replace("-", " ") for row in TABLE.strip().splitlines()} == set(CASES)
     ledger_only = {"opened", "rooted", "repaired"}
     assert {type(event).__name__.lower() for event in EVENTS.values()} | ledger_only == set(codec.TYPES)
 
@@ -225,7 +235,7 @@ def test_three_shown_and_revoked_attempts_hold_the_case() -> None:
     assert isinstance(decide.submit(case._replace(strikes=2), look, NOW), decide.Submit)
     event = decide.submit(case._replace(strikes=3), look, NOW)
     assert isinstance(event, w.Held)
-    assert event.reasons[0].code == decide.NEVER_STARTS
+    assert event.reasons[0].code == w.NEVER_STARTS
 
 
 def test_a_job_that_outlives_its_limit_and_its_wrapper_is_overdue() -> None:
@@ -235,7 +245,92 @@ def test_a_job_that_outlives_its_limit_and_its_wrapper_is_overdue() -> None:
                                         ("86500", True, "0", False), ("", True, "", False)):  # fmt: skip
         look = a_look(case, "begun", held, False, result, "", "absent")
         trace = look.traces[case.label]._replace(status={"age": age})
-        assert decide.is_overdue(case, look._replace(traces={case.label: trace}), RULES) is expected
+        assert decide.end(case, look._replace(traces={case.label: trace}), RULES) == ("time limit" if expected else "")
+
+
+def test_a_job_is_ended_when_a_person_asked_for_it_while_it_lives() -> None:
+    for status, held, alive, expected in (("ending", True, False, "cancelled"), ("ending", False, True, "cancelled"), ("ending", False, False, ""),
+                                          ("running", True, True, ""), ("unwanted", True, False, "cancelled")):  # fmt: skip
+        case = CASES[status]
+        assert decide.end(case, a_look(case, "begun", held, alive, "", "", "absent"), RULES) == expected, (status, held, alive)
+        assert decide.end(case, a_look(case, "none", held, alive, "", "", "waiting"), RULES) == ""
+
+
+@pytest.mark.parametrize("status", ["unwanted", "to be held"])
+def test_what_has_not_begun_is_taken_back_when_a_person_asked_for_it_even_with_the_queue_down(status: str) -> None:
+    case = CASES[status]
+    for queue in QUEUES:
+        assert decide.submit(case, a_look(case, "none", False, False, "", "", queue), NOW) == decide.Revoke(case)
+        assert decide.submit(case, a_look(case, "begun", True, False, "", "", queue), NOW) is None
+
+
+def test_an_intent_is_not_carried_out_again_once_a_person_asked_to_cancel_it() -> None:
+    case = evolve(CASES["intended"], EVENTS["cancel"])
+    assert case.unwanted
+    with pytest.raises(w.Illegal):
+        evolve(case, EVENTS["submitting1"]._replace(group="other"))
+
+
+def test_a_result_from_before_the_end_counts_and_one_that_we_cut_short_does_not() -> None:
+    case = CASES["ending"]
+    before = decide.poll(case, a_look(case, "begun", False, False, "0", "", "ended"), RULES, NOW)
+    assert kinds(before) == ["succeeded"]
+    assert evolve(case, before[0])[:3] + evolve(case, before[0]).asked == (KEY, "p", w.COMPUTED)
+    ended = decide.poll(case, a_look(case, "begun", False, False, "0", "cancelled", "ended"), RULES, NOW)
+    assert kinds(ended) == ["cancelled"]
+    assert evolve(case, ended[0]).reason == "cancelled by kim: no"
+
+
+def test_a_hold_outlasts_new_content_and_what_was_not_read_meanwhile_is_read_first() -> None:
+    held = CASES["by kim"]
+    with pytest.raises(w.Illegal):
+        evolve(held, EVENTS["released"])
+    free = evolve(held, EVENTS["lifted"])
+    assert (free.status, [reason.code for reason in free.reasons], free.asked) == (w.HELD, ["to be read again"], ())
+    event = decide.scan(KEY, free, NEW, "", "hold", NOW)
+    assert isinstance(event, w.Released)
+    assert (evolve(free, event).status, evolve(free, event).digest) == (w.FOUND, "e")
+    gone = evolve(held._replace(gone=True, host="far"), EVENTS["lifted"])
+    assert (gone.status, gone.host, gone.gone) == (w.PUSHED, "far", True)
+    both = evolve(held._replace(reasons=REASON), EVENTS["lifted"])
+    assert (both.status, both.reasons) == (w.HELD, REASON)
+
+
+def test_pending_content_is_dropped_by_a_cancel_and_kept_by_a_hold() -> None:
+    late = w.Changed(KEY, NOW, "e", 1, 1, "x")
+    dropped = evolve(CASES["unwanted"]._replace(pending=late), w.Revoked(KEY, NOW, 1))
+    assert (dropped.status, dropped.digest, dropped.pending) == (w.CANCELLED, "d", None)
+    kept = evolve(CASES["to be held"]._replace(pending=late), w.Revoked(KEY, NOW, 1))
+    assert (kept.status, kept.digest, kept.asked[:1]) == (w.HELD, "e", (w.HOLD,))
+
+
+def test_never_starts_is_released_to_a_fresh_count_and_other_reasons_stay() -> None:
+    stuck = CASES["pushed"]._replace(status=w.HELD, strikes=3, attempt=3, reasons=(w.Reason(w.NEVER_STARTS, "far", "x"),))
+    free = evolve(stuck, EVENTS["lifted"])
+    assert (free.status, free.strikes, free.attempt, free.host) == (w.PUSHED, 0, 3, "far")
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        (CASES["failed"], (w.PUSHED, "far")), (CASES["failed"]._replace(stale="since x", stale_digest="e"), (w.HELD, "")),
+        (CASES["failed"]._replace(stale="since x", stale_digest="e", gone=True), (w.PUSHED, "far")), (CASES["completed"], (w.HELD, "")),
+        (CASES["cancelled"]._replace(host="", attempt=0, gone=True), (w.FOUND, "")), (CASES["cancelled"]._replace(digest="", gone=True), (w.HELD, "")),
+        (CASES["cancelled"]._replace(digest="held:FIFO", gone=True), (w.HELD, "")),
+    ],
+)  # fmt: skip
+def test_a_retry_goes_on_with_the_same_input_or_has_the_folder_read(case: w.Case, expected: tuple[str, str]) -> None:
+    again = evolve(case, EVENTS["retried"])
+    assert (again.status, again.host) == expected
+    assert (again.attempt, again.open, again.completed, again.stale) == (case.attempt, False, "", "")
+    assert again.decisions[-1] == (NOW, "kim", "retried: again")
+
+
+def test_a_host_that_is_gone_is_left_and_the_record_says_so() -> None:
+    again = evolve(CASES["running"], EVENTS["given up"])
+    assert (again.status, again.host, again.open, again.attempt) == (w.FOUND, "", False, 1)
+    assert again.decisions[-1][2] == "retried, far is gone, whatever runs there is given up: burned"
+    assert evolve(again, w.Pushed(KEY, NOW, "near", "d")).host == "near"
 
 
 SIGHT = decide.Sight("p", (), "d", 1, 1, "", "", {})
@@ -257,13 +352,18 @@ computed     -        stale   stale    stale   stale    gone stale
 completed    -        stale   stale    stale   stale    gone changed
 failed       -        stale   stale    stale   stale    gone changed
 cancelled    -        -       -        -       -        gone -
+by-kim       -        -       -        -       -        gone -
+unwanted     -        -       -        -       -        gone -
+ending       -        -       -        -       -        gone -
+to-be-held   -        -       -        -       -        gone -
 """
 SEEN = [(SIGHT, "hold"), (BAD, "hold"), (NEW, "hold"), (UNSOUND, "hold"), (MORE, "hold"), (None, "hold"), (NEW, "recompute")]
 
 
 @pytest.mark.parametrize("row", SCANNED.strip().splitlines())
 def test_scan_decides_in_every_status(row: str) -> None:
-    status, *expected = row.split()
+    name, *expected = row.split()
+    status = name.replace("-", " ")
     for (sight, late), word in zip(SEEN, expected, strict=True):
         event = decide.scan(KEY, CASES[status], sight, "", late, NOW)
         assert ("-" if event is None else type(event).__name__.lower()) == word, (status, sight)

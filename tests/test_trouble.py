@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO, Place, Pueued, Sshd, host_text
+from conftest import REPO, Place, Pueued, Sshd, alive, host_text
 
 ENV = {**os.environ, "PYTHONPATH": str(REPO)}
 
@@ -227,12 +227,12 @@ def test_poll_ends_a_job_that_outlived_its_time_limit_and_its_wrapper(tmp_path: 
     fields[4] = str(int(fields[4]) - 1000)  # it began a thousand seconds earlier
     (attempt / "status").write_text(" ".join(fields))
     ran = place("mqi-poll")
-    assert "outlived their time limit and their wrapper: ending them" in ran.err
-    assert ran.code == 0, ran.err
+    assert "far: ending 1 jobs: time limit" in ran.err
     assert (attempt / "ending").read_text() == "time limit\n"
-    row = place.until("failed")["a"]
-    assert (row["reason"], row["category"]) == ("time limit", "application")
-    assert not [pid for pid in subprocess.run(["pgrep", "-g", fields[1]], capture_output=True, text=True).stdout.split()]
+    assert ran.code == 1, ran.err  # a case has failed: the look behind the end saw it gone
+    row = place.rows()["a"]
+    assert (row["status"], row["reason"], row["category"]) == ("failed", "time limit", "application")
+    assert alive(int(fields[1])) == []
 
 
 def test_the_time_limit_ends_the_whole_group_and_the_case_is_failed(tmp_path: Path) -> None:

@@ -78,6 +78,13 @@ add_task() { # KEY ATTEMPT GROUP: exit code and text are no evidence; the look a
   esac || say note "adding mqi1:$1:$2 to $3: $(printf '%.300s' "$said" | tr '\n\t' '  ')"
 }
 
+drop_task() { # KEY ATTEMPT: what waits under that label, by the ids of this same look; no id, nothing is asked of the queue
+  find_label "mqi1:$1:$2" || return
+  for id in $(printf '%s\n' "$seen" | tr '{' '\n' | sed -n 's/^"id":\([0-9][0-9]*\),"created_at".*/\1/p'); do
+    pq remove "$id" >/dev/null 2>&1 # one that runs is refused, and leaves by itself: its claim is taken
+  done
+}
+
 # --- look: the queue first, then each attempt's claim, then its life, then its result: in this order nothing is
 # called dead that lived, and nothing resultless that wrote its result while we looked
 
@@ -208,7 +215,8 @@ do_submit() { # WRAPPER-DIGEST WRAPPER COMMAND VERSION-COMMAND LIMIT [revoke KEY
   fi || return 74
   shift 5
   while [ "$1" = revoke ]; do # from now on it can never start, unless it has begun
-    mkdir -p "$root/cases/$2/attempt-$3" && ln -sT revoked "$root/cases/$2/attempt-$3/claim" 2>/dev/null
+    mkdir -p "$root/cases/$2/attempt-$3" && ln -sT revoked "$root/cases/$2/attempt-$3/claim" 2>/dev/null &&
+      drop_task "$2" "$3"
     shift 3
   done
   made=
@@ -243,7 +251,7 @@ do_end() { # REASON GRACE [KEY ATTEMPT]...
   why=$1 grace=$2
   shift 2
   read -r boot </proc/sys/kernel/random/boot_id
-  end_each TERM "$@" || sleep "$grace"
+  end_each TERM "$@" || while [ "$grace" -gt 0 ] && ! end_each 0 "$@"; do sleep 1 && grace=$((grace - 1)); done
   end_each KILL "$@" || true
 }
 

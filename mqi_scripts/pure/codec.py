@@ -10,7 +10,7 @@ from mqi_scripts import words as w
 VERSION = 1
 START = w.Head(0, "0" * 64)  # what stands before the first line
 TYPES: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in get_args(w.Event)}
-PLURAL = ("reasons", "parts", "chosen", "decisions")  # fields that are tuples
+PLURAL = ("reasons", "parts", "chosen", "decisions", "asked")  # fields that are tuples
 _TAIL = len(',"sha256":""}') + 64
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
 
-NEVER_STARTS = "never starts"
 TRIES = 3  # fetches of results that do not verify
 OVERTIME = 60  # seconds that the wrapper has to end its job by itself
 OLD = "0" * 64  # the sum of what the wrapper found in the output that its job did not write
@@ -47,6 +46,8 @@ def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, late: st
     """
     if sight is None:
         return w.Gone(key, now) if case and not case.gone else None
+    if case and case.asked:
+        return _back(case, now)
     reasons = sight.reasons
     if twin and (case is None or case.status in (w.HELD, w.FOUND)):
         reasons = (*reasons, w.Reason("same content", "", f"same content as {twin}"))
@@ -58,7 +59,7 @@ def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, late: st
         return w.Held(key, now, case.path, reasons) if reasons != case.reasons else _back(case, now)
     digest = sight.digest or "held:" + ",".join(sorted({r.code for r in reasons}))
     if case.status == w.HELD:
-        if digest == case.digest and any(r.code == NEVER_STARTS for r in case.reasons):
+        if digest == case.digest and any(r.code == w.NEVER_STARTS for r in case.reasons):
             return _back(case, now)
         why = f"the folder has no fault any more (was: {', '.join(dict.fromkeys(r.code for r in case.reasons))})"
         return w.Released(key, now, digest, sight.files, sight.bytes, why, sight.facts)
@@ -86,7 +87,7 @@ def submit(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Revoke | 
         return None
     if case.strikes >= STRIKES:
         text = f"{case.strikes} attempts in a row were queued and never started: look at the queue of {case.host}"
-        return w.Held(case.key, now, case.path, (w.Reason(NEVER_STARTS, case.host, text),))
+        return w.Held(case.key, now, case.path, (w.Reason(w.NEVER_STARTS, case.host, text),))
     return Submit(case, case.attempt + 1)
 
 
@@ -96,6 +97,8 @@ def _outstanding(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Rev
         return None
     if trace.claim == "revoked":
         return w.Revoked(case.key, now, case.attempt)
+    if trace.claim == "none" and case.asked:
+        return Revoke(case)
     if trace.claim != "none" or look.tasks is None:
         return None  # it has begun, and mqi-poll says so; or nobody can tell
     tasks, live = _tasks(case, look)
@@ -145,13 +148,14 @@ def poll(case: w.Case, look: w.Look, rules: Rules, now: str) -> list[w.Event]:
     return begun + _cut_off(case, "it was cut off: no process, no result", rules, trace, now)
 
 
-def is_overdue(case: w.Case, look: w.Look, rules: Rules) -> bool:
-    """A job that lives on after its time limit: its wrapper, which should have ended it, has not."""
+def end(case: w.Case, look: w.Look, rules: Rules) -> str:
+    """Why its job, which lives, must be ended: a person asked for it, or its wrapper has not ended it in time. "": it need not."""
     trace = look.traces.get(case.label)
-    if trace is None or trace.claim != "begun" or trace.result or not (trace.held or trace.alive):
-        return False
+    if trace is None or trace.claim != "begun" or not case.open or not (trace.held or trace.alive):
+        return ""
     age = trace.status.get("age", "")
-    return age.isdigit() and int(age) > rules.time_limit + OVERTIME
+    late = age.isdigit() and int(age) > rules.time_limit + OVERTIME and not trace.result
+    return "cancelled" if case.unwanted else "time limit" if late else ""
 
 
 def _unclaimed(case: w.Case, tasks: list[w.Task], live: list[w.Task], trace: w.Trace, now: str) -> list[w.Event]:

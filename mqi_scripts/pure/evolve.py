@@ -7,6 +7,8 @@ from mqi_scripts import words as w
 
 EARLY = (w.HELD, w.FOUND, w.PUSHED)
 OUT = (w.PUSHED, w.SUBMITTED)  # an open attempt here is intended or submitted, and has not been seen to begin
+BARRED = (w.Held, w.Released, w.Changed, w.Submitting)  # while what a person asked for stands
+AGAIN = w.Reason("to be read again", "", "the next mqi-scan reads its folder again")
 BEGUN = (w.RUNNING, w.COMPUTED, w.COMPLETED, w.FAILED, w.CANCELLED)
 
 
@@ -14,9 +16,11 @@ def evolve(case: w.Case | None, event: w.Event) -> w.Case:
     """The case after one more event. Raises Illegal if that event cannot follow: somebody else was there first."""
     if case is None and isinstance(event, w.Found | w.Held):
         born = w.Case(event.case, event.path, w.FOUND, event.at, event.at, part=event.part)
-        return _with_content(born, event) if isinstance(event, w.Found) else _stop(born, event)
+        return _with_content(born, event) if isinstance(event, w.Found) else _stop(born, event.reasons)
     statuses, step = STEPS.get(type(event), ((), _changed))
     attempt = getattr(event, "attempt", 0)
+    if case and case.asked and isinstance(event, BARRED):
+        raise w.Illegal(case, event)
     if case is None or case.status not in statuses or (attempt not in (0, case.attempt) and not isinstance(event, w.Submitting)):
         raise w.Illegal(case, event)
     changed: w.Case | None = step(case, event)
@@ -25,23 +29,23 @@ def evolve(case: w.Case | None, event: w.Event) -> w.Case:
     return changed if changed.status == case.status else changed._replace(since=event.at)
 
 
-def _with_content(case: w.Case, event: w.Found | w.Released | w.Changed) -> w.Case:
+def _with_content(case: w.Case, event: w.Found | w.Released | w.Changed | w.Case) -> w.Case:
     """A new input: counted afresh, but attempts count on."""
     fresh = w.Case(
         case.key, case.path, w.FOUND, case.since, case.found, event.digest, event.files, event.bytes, attempt=case.attempt,
         submitted=case.submitted, part=case.part, facts=event.facts, chosen=case.chosen, decisions=case.decisions,
         priority=case.priority,
     )  # fmt: skip
-    return _stop(fresh, event) if isinstance(event, w.Changed) and event.reasons else fresh
+    return _stop(fresh, event.reasons) if isinstance(event, w.Changed) and event.reasons else fresh
 
 
 def _held(case: w.Case, event: w.Held) -> w.Case | None:
-    return None if case.open or case.reasons == event.reasons else _stop(case, event)
+    return None if case.open or case.reasons == event.reasons else _stop(case, event.reasons)
 
 
-def _stop(case: w.Case, event: w.Held | w.Changed) -> w.Case:
-    text = "; ".join(r.text for r in event.reasons)
-    return case._replace(status=w.HELD, reasons=event.reasons, reason=text, category="application", gone=False)
+def _stop(case: w.Case, reasons: tuple[w.Reason, ...]) -> w.Case:
+    text = "; ".join(r.text for r in reasons)
+    return case._replace(status=w.HELD, reasons=reasons, reason=text, category="application", gone=False)
 
 
 def _changed(case: w.Case, event: w.Changed) -> w.Case | None:
@@ -94,10 +98,10 @@ def _submitted(case: w.Case, event: w.Submitted) -> w.Case | None:
 def _revoked(case: w.Case, event: w.Revoked) -> w.Case | None:
     if not case.open:
         return None
-    if case.pending:
-        return _with_content(case, case.pending)
+    if case.pending and not case.unwanted:
+        return _rest(_with_content(case, case.pending)._replace(asked=case.asked))
     strikes = case.strikes + 1 if case.task else case.strikes
-    return case._replace(status=w.PUSHED, open=False, intent=False, missing=False, task="", strikes=strikes)
+    return _rest(case._replace(status=w.PUSHED, open=False, intent=False, missing=False, task="", strikes=strikes))
 
 
 def _started(case: w.Case, event: w.Started) -> w.Case | None:
@@ -121,17 +125,70 @@ def _failed(case: w.Case, event: w.Failed) -> w.Case | None:
 
 
 def _chosen(case: w.Case, event: w.Chosen) -> w.Case:
-    decision = (event.at, event.who, f"{', '.join(event.parts)} chosen: {event.reason}")
-    return case._replace(chosen=event.parts, decisions=(*case.decisions, decision))
+    return _decided(case, event, f"{', '.join(event.parts)} chosen")._replace(chosen=event.parts)
+
+
+def _decided(case: w.Case, event: w.Chosen | w.Asked | w.Lifted | w.Retried | w.Noted, what: str) -> w.Case:
+    return case._replace(decisions=(*case.decisions, (event.at, event.who, f"{what}: {event.reason}")))
+
+
+def _asked(case: w.Case, event: w.Asked) -> w.Case | None:
+    begun = case.status in (w.RUNNING, w.FAILED)
+    if case.unwanted or case.asked[:1] == (event.what,) or (event.what == w.HOLD and begun):
+        return None
+    return _rest(_decided(case, event, f"asked to {event.what} it")._replace(asked=(event.what, event.who, event.reason)))
+
+
+def _rest(case: w.Case) -> w.Case:
+    """Once no attempt of it is out, what a person asked for is done."""
+    if case.open or not case.asked:
+        return case
+    what, who, why = case.asked
+    if what == w.HOLD:
+        return case._replace(status=w.HELD, reason=f"{who} holds it: {why}", category="")
+    return _over(case, w.CANCELLED, f"cancelled by {who}: {why}", "")._replace(pending=None, reasons=())
+
+
+def _lifted(case: w.Case, event: w.Lifted) -> w.Case | None:
+    """Other reasons stay. What the scan left alone meanwhile, it must read first."""
+    left = tuple(reason for reason in case.reasons if reason.code != w.NEVER_STARTS)
+    if not case.asked and left == case.reasons:
+        return None
+    free = _decided(case, event, "released")._replace(asked=())
+    if case.status != w.HELD:
+        return free
+    return _stop(free, left) if left else _again(free, read=bool(case.asked))
+
+
+def _retried(case: w.Case, event: w.Retried) -> w.Case | None:
+    """With the same input, or with what a scan finds there now."""
+    if not event.host_is_gone:
+        read = bool(case.stale) or case.status != w.FAILED
+        return _again(_decided(case, event, "retried"), read) if case.status in (w.FAILED, *w.CLOSED) else None
+    there = _decided(case, event, f"retried, {case.host} is gone, whatever runs there is given up")
+    return _again(there._replace(host=""), read=False) if case.host and case.status != w.HELD else None
+
+
+def _again(case: w.Case, read: bool) -> w.Case:
+    """No attempt of it is out, and a new one is wanted. read: only after a scan, if there is a folder to be scanned."""
+    fresh = _with_content(case, case)._replace(gone=case.gone)
+    if (read and not case.gone) or not case.digest or case.digest.startswith("held:"):
+        return _stop(fresh, (AGAIN,))._replace(gone=case.gone)
+    return fresh._replace(status=w.PUSHED, host=case.host) if case.host else fresh
+
+
+def _cancelled(case: w.Case, _: w.Cancelled) -> w.Case:
+    return _rest(case._replace(open=False)) if case.unwanted else _over(case, w.CANCELLED, "cancelled", "")
 
 
 def _interrupted(case: w.Case, event: w.Interrupted) -> w.Case | None:
-    return _over(case, w.PUSHED, event.reason, "system")._replace(task="", interruptions=case.interruptions + 1)
+    cut = _over(case, w.PUSHED, event.reason, "system")
+    return _rest(cut._replace(task="", interruptions=case.interruptions + 1, asked=case.asked))
 
 
 def _over(case: w.Case, status: str, reason: str, category: str) -> w.Case:
     """The attempt has ended."""
-    return case._replace(status=status, open=False, missing=False, reason=reason, category=category)
+    return case._replace(status=status, open=False, missing=False, reason=reason, category=category, asked=())
 
 
 # By event: the statuses that it can follow, and what it does; None where this case's story forbids it all the same.
@@ -152,7 +209,11 @@ STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]
     w.Succeeded: ((w.RUNNING,), _succeeded),
     w.Failed: ((w.PUSHED, w.RUNNING, w.COMPUTED), _failed),
     w.Interrupted: ((w.RUNNING,), _interrupted),
-    w.Cancelled: ((w.RUNNING,), lambda case, _: _over(case, w.CANCELLED, "cancelled", "")),
+    w.Cancelled: ((w.RUNNING,), _cancelled),
+    w.Asked: ((*EARLY, w.SUBMITTED, w.RUNNING, w.FAILED), _asked),
+    w.Lifted: ((*EARLY, w.SUBMITTED, w.RUNNING), _lifted),
+    w.Retried: (w.STATUSES, _retried),
+    w.Noted: (w.STATUSES, lambda case, event: _decided(case, event, "noted")),
     w.Salvaged: ((w.FAILED,), lambda case, _: None if case.salvaged else case._replace(salvaged=True)),
     w.Completed: ((w.COMPUTED,), lambda case, event: case._replace(status=w.COMPLETED, completed=event.at, result=event.digest)),
     w.Prioritized: (w.STATUSES, lambda case, event: (

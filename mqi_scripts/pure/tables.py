@@ -1,6 +1,5 @@
-"""Cases and events as text: one sentence an event, one row a case. Nothing here reads a clock or prints."""
+"""Events as text, one sentence each; and rows as a spreadsheet reads them. Nothing here reads a clock or prints."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from mqi_scripts import words as w
@@ -20,24 +19,19 @@ SENTENCES: dict[type, str] = {
     w.Submitting: "attempt {e.attempt} is being submitted to {e.group} of {e.host}",
     w.Submitted: "attempt {e.attempt} is in the queue, task {task} of {group}",
     w.Missing: "attempt {e.attempt} shows no sign of life; a second look decides",
-    w.Revoked: "attempt {e.attempt} never began and is revoked; a new one follows",
+    w.Revoked: "attempt {e.attempt} never began and is revoked: it can never start{done}",
     w.Started: "attempt {e.attempt} runs on {e.group}, slot {e.slot}",
     w.Succeeded: "attempt {e.attempt} computed; its results are still on the host",
     w.Failed: "failed: {e.reason}{log}",
     w.Salvaged: "{e.files} results of the failed attempt brought, {size}, marked as partial",
     w.Interrupted: "attempt {e.attempt} was interrupted: {e.reason}",
     w.Cancelled: "attempt {e.attempt} was cancelled, its job is gone",
+    w.Asked: "{e.who} asked to {e.what} it: {e.reason}{done}",
+    w.Lifted: "{e.who} released it: {e.reason}",
+    w.Retried: "{e.who} wants a new attempt{gone}: {e.reason}",
+    w.Noted: "{e.who} notes: {e.reason}",
     w.Completed: "completed: {e.files} results, {size}, every byte verified here",
     w.Prioritized: "priority {e.priority}: {e.reason}",
-}
-NEXT = {
-    w.HELD: "mend its folder in the inbox, the next mqi-scan looks again",
-    w.FOUND: "mqi-push",
-    w.PUSHED: "mqi-submit",
-    w.SUBMITTED: "the queue starts it, mqi-poll sees it",
-    w.RUNNING: "mqi-poll",
-    w.COMPUTED: "mqi-fetch",
-    w.FAILED: "a person reads cases/{c.key}/attempt-{c.attempt}/job.log below the root on {c.host}{retry}",
 }
 
 
@@ -53,6 +47,8 @@ def happened(event: Any, case: w.Case | None) -> str:
         e=event, size=megabytes(getattr(event, "bytes", 0)), reasons="; ".join(r.text for r in getattr(event, "reasons", ())),
         parts=", ".join(getattr(event, "parts", ())), task=getattr(event, "task", "") or "unknown",
         group=getattr(event, "group", "") or (case.group if case else ""),
+        done=f"; it is {case.status}" if case and case.status in (w.CANCELLED, w.HELD) else "",
+        gone="; its host is gone for ever, whatever runs there is given up" if getattr(event, "host_is_gone", False) else "",
         log="".join(f"; its log ends: {line}" for line in getattr(event, "tail", "").splitlines()[-1:]),
     )  # fmt: skip
 
@@ -64,23 +60,6 @@ def megabytes(size: int) -> str:
 def printable(text: str) -> str:
     """Text with what a terminal would obey or cannot show as \\xNN."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def row(case: w.Case, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """A case under COLUMNS. notes: what the last looks left: waits and progress by key, deletable."""
-    runs, (status, why, category) = case.status == w.RUNNING, notes.get("waits", {}).get(case.key, ("", "", ""))
-    if status != case.status or status in w.PERSON:
-        why, category = case.reason, case.category
-    percent = notes.get("progress", {}).get(case.key, [""])[0] if runs else ""
-    retry = "; the same once more can help" if case.retry else "; the same once more would fail again"
-    blocked = case.status == w.SUBMITTED and (case.missing or case.pending)
-    cells = (
-        case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
-        case.submitted, case.since, case.attempt, "no sign of life in the last look" if runs and case.missing else why,
-        category, "mqi-submit revokes it" if blocked else NEXT.get(case.status, "").format(c=case, retry=retry),
-        case.priority, case.host, case.completed, case.stale or False,
-    )  # fmt: skip
-    return dict(zip(COLUMNS, cells, strict=True))
 
 
 def comma_separated(rows: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""mqi-poll - see what became of the attempts: started, computed, failed, interrupted; one look for all
+"""mqi-poll - see what became of the attempts: started, computed, failed, interrupted; end what is cancelled
 
 examples:
   mqi-poll                  every case that is submitted or running
@@ -19,16 +19,20 @@ def work(run: cli.Run) -> None:
 
 
 def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
-    """One look; what it proves is recorded; jobs that outlived wrapper and time limit are ended."""
+    """One look; what it proves is recorded; jobs that are cancelled, or outlived wrapper and time limit, are ended."""
     from mqi_scripts.pure import decide, place, readers  # noqa: PLC0415
 
     look = host.look([(case.key, case.attempt) for case in cases])
     rules = decide.Rules(run.site.retry.interrupted, run.site.job.time_limit)
     run.record([event for case in cases for event in decide.poll(case, look, rules, run.now())])
-    late = [(case.key, case.attempt) for case in cases if decide.is_overdue(case, look, rules)]
-    if late and not run.args.dry_run:
-        run.say(f"{host.name}: {len(late)} jobs outlived their time limit and their wrapper: ending them")
-        host.end("time limit", GRACE, late, run.book.state().head)
+    ends = [(case, why) for one in cases if (case := run.book.state().open.get(one.key)) and (why := decide.end(case, look, rules))]
+    for why in dict.fromkeys(why for _, why in ends):
+        jobs = [(case.key, case.attempt) for case, reason in ends if reason == why]
+        run.say(f"{host.name}: {'would end' if run.args.dry_run else 'ending'} {len(jobs)} jobs: {why}")
+        if not run.args.dry_run:
+            host.end(why, GRACE, jobs, run.book.state().head)
+            after = host.look(jobs)  # who is still there is ended again by the next run
+            run.record([event for case, _ in ends for event in decide.poll(case, after, rules, run.now())])
     run.note.setdefault("groups", {})[host.name] = [list(group) for group in look.groups]
     for case in cases:
         trace = look.traces.get(case.label)

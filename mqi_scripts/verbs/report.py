@@ -20,7 +20,8 @@ from typing import Any
 from mqi_scripts import words as w
 from mqi_scripts.checks.gateway import SCRIPTS
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import codec, tables
+from mqi_scripts.operator import health, notes
+from mqi_scripts.pure import codec, explain, tables
 from mqi_scripts.telling import changes, redact, silence
 from mqi_scripts.world import config, files
 from mqi_scripts.world.ledger import Ledger
@@ -37,18 +38,17 @@ def report(args: argparse.Namespace) -> int:
         cases, head = book.cases(), book.state().head
     except w.Damaged as error:
         damaged, (cases, head) = str(error), book.readable()
-    health = {name: files.read_note(os.path.join(site.state, "health", f"{name}.json")) for name in SCRIPTS}
+    kept = health(site)
     hidden = args.redact if args.redact is not None else site.report.redact and not sys.stdout.isatty()
     if args.changes and not damaged:
         return tell_changes(book, args, hidden)
-    waits = {key: why for note in health.values() for key, why in note.get("waits", {}).items()}
-    notes = {"waits": waits, "progress": health["mqi-poll"].get("progress", {})}
+    known = notes(kept, cases)
     shown = [case for case in sorted(cases.values(), key=lambda case: (case.found, case.path)) if is_shown(case, args)]
-    rows = [redact.row(tables.row(case, notes), case) if hidden else tables.row(case, notes) for case in shown]
-    told = {name: redact.note(note) if hidden else note for name, note in health.items()}
+    rows = [redact.row(explain.row(case, known), case) if hidden else explain.row(case, known) for case in shown]
+    told = {name: redact.note(note) if hidden else note for name, note in kept.items()}
     steps = [{"step": name} | {word: told[name].get(word, "") for word in ("run", "success", "trouble")} for name in SCRIPTS]
     found = [datetime.fromisoformat(case.found).astimezone() for case in cases.values()]
-    silent = silence.silences(told, health, [host.name for host in site.hosts], found, datetime.now().astimezone())
+    silent = silence.silences(told, kept, [host.name for host in site.hosts], found, datetime.now().astimezone())
     if args.needs_me:
         silent = [one for one in silent if one.person]
     if args.csv:
@@ -56,21 +56,20 @@ def report(args: argparse.Namespace) -> int:
     elif args.jsonl:
         sys.stdout.writelines(json.dumps(row) + "\n" for row in rows)
     elif args.json:
-        known = health["mqi-poll"].get("groups", {})
-        groups = [{"host": host, "group": g[0], "slots": g[1], "running": g[2]} for host, found in known.items() for g in found]
+        slots = kept["mqi-poll"].get("groups", {})
+        groups = [{"host": host, "group": g[0], "slots": g[1], "running": g[2]} for host, found in slots.items() for g in found]
         body = {"v": 1, "site": site.name, "generated_at": codec.stamp(datetime.now(UTC)), "head": head._asdict(),
                 "cases": rows, "groups": groups, "steps": steps, "silences": [one._asdict() for one in silent]}  # fmt: skip
         sys.stdout.write(json.dumps(body, indent=1) + "\n")
     else:
         sys.stdout.write(f"{site.name}: {len(rows)} cases, ledger at line {head.seq}, digest {head.digest[:16]}\n")
-        arriving = [] if args.needs_me else health["mqi-scan"].get("arriving", [])
+        arriving = [] if args.needs_me else kept["mqi-scan"].get("arriving", [])
         sys.stdout.write(people(rows, [one.text for one in silent], ["a folder"] * len(arriving) if hidden else arriving))
     if damaged:
         sys.stderr.write(f"mqi-report: LEDGER CORRUPT after line {head.seq}; what could be read is shown. {damaged}\n")
         return w.Damaged.code
     files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
-    person = needs_person if args.needs_me else lambda case: case.status in w.PERSON
-    return int(any(map(person, shown)) or any(one.person for one in silent))
+    return int(any(map(needs_person if args.needs_me else explain.needs_person, shown)) or any(one.person for one in silent))
 
 
 def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
@@ -93,7 +92,7 @@ def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
 
 
 def needs_person(case: w.Case) -> bool:
-    return case.status in w.PERSON or bool(case.stale)
+    return explain.needs_person(case) or bool(case.stale)
 
 
 def is_shown(case: w.Case, args: argparse.Namespace) -> bool:

@@ -154,7 +154,7 @@ def read(
     scan, top = run.site.scan, os.path.join(run.site.inbox, path)
     parts, picked = [case.part for case in mine.values()], sorted({part for case in mine.values() for part in case.chosen})
     rules = [__version__, scan.profile, scan.fractions, scan.fraction_gap, scan.late_data, picked]
-    if same.get("rules") == rules:
+    if same.get("rules") == rules and ("cases" in same or all(case.status in w.CLOSED for case in mine.values())):
         return {**entry, **{word: same[word] for word in ("rules", "cases") if word in same}}, "cases" in same
     try:
         with folder.opened(top) as fd:

@@ -19,7 +19,7 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     """Look, decide, write down the intents, act once, look again and record what is there: two sessions."""
     from mqi_scripts.pure import decide, order, place  # noqa: PLC0415
 
-    if not any(case.status == w.PUSHED or case.missing or case.pending for case in cases):
+    if not any(case.status == w.PUSHED or case.missing or case.pending or case.asked for case in cases):
         return
     out = [(c.key, c.attempt) for c in run.book.state().open.values() if c.host == host.name and c.open]
     look = host.look(out)
@@ -35,7 +35,8 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
         run.say(place.told(room, sum(group == room.group for _, group in placed)))
     begun = {label for label, trace in look.traces.items() if trace.claim == "begun"}  # mqi-poll says so
     goes = {case.key for case, _ in placed} | {case.key for case in cases if case.label in begun}
-    waiting = [case for case in cases if state.open.get(case.key, case).status == w.PUSHED and case.key not in goes]
+    still = [case for case in cases if case.key not in goes and not case.asked]
+    waiting = [case for case in still if state.open.get(case.key, case).status == w.PUSHED]
     whys = {case.key: place.why_none(host.name, look.groups, ours, place.allowed(case.path, limits)) for case in waiting}
     for none in dict.fromkeys(whys.values()):
         some, why = [c for c in waiting if whys[c.key] == none], look.trouble or none or "every slot has enough tasks waiting"
@@ -55,11 +56,12 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     tasks = [
         Add(add.case.key, add.attempt, add.case.digest, group.name, group.slots)
         for add, group in adds
-        if (case := now.open.get(add.case.key)) and case.intent and case.attempt == add.attempt
+        if (case := now.open.get(add.case.key)) and case.intent and not case.asked and case.attempt == add.attempt
     ]
     seen = [*dict.fromkeys([*out, *((task.key, task.attempt) for task in tasks)])]
     look = host.submit(run.site.job, revoke, tasks, seen, now.head)
-    acted = [now.open[key] for key in dict.fromkeys(key for key, _ in (*revoke, *((t.key, t.attempt) for t in tasks)))]
+    keys = dict.fromkeys(key for key, _ in (*revoke, *((t.key, t.attempt) for t in tasks)))
+    acted = [case for key in keys if (case := now.open.get(key))]  # another script may have seen one revoked
     run.record([event for case in acted if isinstance(event := decide.submit(case, look, run.now()), w.Event)])
     lost = [case for case in acted if case.intent and case.label in look.traces and not look.traces[case.label].folder]
     run.waits(lost, "; ".join(look.notes) or "the host made no attempt of it; see mqi-check", w.Failure.category)

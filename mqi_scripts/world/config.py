@@ -88,7 +88,6 @@ def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
         raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
     rules = schema["properties"]
     tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry", "schedule", "report")}
-    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry", "report")}
     one = rules["hosts"]["additionalProperties"]
     return {**tables, "hosts": {name: _filled(host, one) for name, host in raw["hosts"].items()}}
 

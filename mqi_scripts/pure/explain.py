@@ -1,0 +1,256 @@
+"""Why a case stands where it stands, what happens next and when, what helps: the sentences of mqi-report and mqi-case explain.
+
+All of it comes from the ledger and the notes that the last runs left, so that it can be told with every host down; a look adds
+what the world says now.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from mqi_scripts import words as w
+from mqi_scripts.pure import wish
+from mqi_scripts.pure.evolve import AGAIN
+from mqi_scripts.pure.tables import COLUMNS, printable
+
+# What the last runs left, deletable: waits: (status, why, category) by key; progress: (percentage, last line) by key; steps: of
+# each program its last run, last success and trouble; minutes: the median run time by group, "" for all of them.
+Notes = NamedTuple("Notes", [
+    ("waits", Mapping[str, Any]), ("progress", Mapping[str, Any]), ("steps", Mapping[str, Mapping[str, Any]]),
+    ("minutes", Mapping[str, float]),
+])  # fmt: skip
+NOTHING = Notes({}, {}, {}, {})
+
+# why it stands; what happens next by itself, or what a person does; the command that helps, "" if none is needed; whether
+# nothing happens without a person
+Plain = NamedTuple("Plain", [("why", str), ("next", str), ("helps", str), ("person", bool)])
+
+LATE = 15  # minutes without a run after which a program is called late; the timers start it every minute
+STILL = 60  # minutes at one place after which a case is told, whatever the reason
+STEP = {w.HELD: "mqi-scan", w.FOUND: "mqi-push", w.PUSHED: "mqi-submit", w.SUBMITTED: "mqi-poll", w.RUNNING: "mqi-poll",
+        w.COMPUTED: "mqi-fetch"}  # fmt: skip
+NEXT = {
+    w.HELD: "mend its folder in the inbox, the next mqi-scan looks again",
+    w.FOUND: "mqi-push copies it to a compute host",
+    w.PUSHED: "mqi-submit gives it to the queue",
+    w.SUBMITTED: "the queue starts it, mqi-poll sees it",
+    w.RUNNING: "mqi-poll sees how it ends",
+    w.COMPUTED: "mqi-fetch brings its results",
+}
+SOUND = {  # why, where nothing is wrong
+    w.FOUND: "it is found, and its turn to be copied comes",
+    w.PUSHED: "its input is on {c.host}, and its turn to be submitted comes",
+    w.SUBMITTED: "attempt {c.attempt} waits in group {c.group} of {c.host}",
+    w.RUNNING: "attempt {c.attempt} runs in group {c.group} of {c.host}",
+    w.COMPUTED: "its job succeeded, its results are still on {c.host}",
+    w.COMPLETED: "it is completed, every byte of its results was verified",
+}
+GIVEN = "attempt {c.attempt} was given to {c.host}, the next look tells what became of it"
+CHOICE = ("parts", "delivered twice", "fractions")  # reasons that a choice of deliveries can take away
+
+
+def explain(case: w.Case, notes: Notes, now: str) -> Plain:
+    why, category = reason(case, notes)
+    text = why or (GIVEN if case.intent else SOUND.get(case.status, "")).format(c=case)
+    if case.gone and case.status not in w.CLOSED:
+        text += "; its source folder is gone"
+    step, command, helps = step_of(case), command_in(why), _helps(case)
+    late = late_step(step, notes, now)
+    person = needs_person(case) or category == "config" or "`" in why
+    if late and not person:
+        units = f"{step}.timer mqi@{step.removeprefix('mqi-')}.service"
+        return Plain(f"{text}; {late}", next_of(case), f"systemctl status {units}", True)
+    return Plain(text, next_of(case) + _when(case, step, notes, now), helps or command, person)
+
+
+def reason(case: w.Case, notes: Notes) -> tuple[str, str]:
+    """Why it does not go on, and the category; "" where nothing is wrong."""
+    status, why, category = notes.waits.get(case.key, ("", "", ""))
+    if case.asked:
+        more = "; ".join(one.text for one in case.reasons)
+        return wish.asked(case) + (f"; beside that it is held: {more}" if more else ""), ""
+    if status != case.status or status in w.PERSON:
+        why, category = case.reason, case.category
+    return ("no sign of life in the last look", category) if case.status == w.RUNNING and case.missing else (why, category)
+
+
+def needs_person(case: w.Case) -> bool:
+    """By what the ledger says of it."""
+    return case.status in w.PERSON and case.reasons != (AGAIN,)
+
+
+def step_of(case: w.Case) -> str:
+    """The program that does what comes next; "" if none does."""
+    if case.status in (w.PUSHED, w.SUBMITTED) and (case.missing or case.pending or case.asked):
+        return "mqi-submit"
+    if case.status == w.FAILED and case.manifest and not case.salvaged:
+        return "mqi-fetch"
+    return "" if case.status == w.HELD and case.asked else "mqi-poll" if case.intent else STEP.get(case.status, "")
+
+
+def next_of(case: w.Case) -> str:
+    """What happens next by itself, or what a person does."""
+    if case.unwanted:
+        return "mqi-poll ends its job until it is seen gone" if case.status == w.RUNNING else "mqi-submit takes it back"
+    if case.asked and case.status == w.HELD:
+        return "a person releases it"
+    if case.status == w.SUBMITTED and (case.missing or case.pending or case.asked):
+        return "mqi-submit revokes it"
+    if case.status == w.HELD and any(one.code == w.NEVER_STARTS for one in case.reasons):
+        return "a person looks at the queue, and releases it"
+    if case.reasons == (AGAIN,):
+        return "put its folder back into the inbox, the next mqi-scan reads it" if case.gone else AGAIN.text
+    if case.status == w.FAILED:
+        log = f"cases/{case.key}/attempt-{case.attempt}/job.log below the root on {case.host}"
+        return f"a person reads {log}; the same once more {'can help' if case.retry else 'would fail again'}"
+    if case.status == w.COMPLETED and case.stale:
+        return "a person decides whether its new data are computed"
+    return "mqi-submit or mqi-poll sees it" if case.intent else NEXT.get(case.status, "")
+
+
+def _helps(case: w.Case) -> str:
+    """The command that a person types, where it is the case's own state that needs one."""
+    because = '--reason "..."'
+    codes = {one.code for one in case.reasons}
+    if case.unwanted:
+        return f"mqi-{'poll' if case.status == w.RUNNING else 'submit'} {case.id}"
+    if case.asked or w.NEVER_STARTS in codes:
+        return f"mqi-case release {case.id} {because}"
+    if codes & {*CHOICE}:
+        return f"mqi-case release {case.id} --deliveries A,B,... {because}"
+    if case.reasons == (AGAIN,):
+        return f"mqi-scan {case.id}"
+    if case.status == w.CANCELLED or (case.status == w.FAILED and case.retry) or (case.status == w.COMPLETED and case.stale):
+        return f"mqi-case retry {case.id} {because}"
+    return f"mqi-case show {case.id}" if case.status in w.PERSON else ""
+
+
+def command_in(why: str) -> str:
+    """The command that a sentence ends with: in backticks, on which host, or behind `See: `."""
+    if match := re.search(r"(?:on (\S+), )?`([^`]+)`", why):
+        return f"{match[2]}   (on {match[1]})" if match[1] else match[2]
+    return match[1] if (match := re.search(r"See: (mqi-[\w -]+)$", why)) else ""
+
+
+def late_step(step: str, notes: Notes, now: str) -> str:
+    """That the program which is due does not run, in a sentence; "" if it does, or nobody kept notes."""
+    if not step or not notes.steps:
+        return ""
+    run = notes.steps.get(step, {}).get("run", "")
+    if run and _minutes(run, now) <= LATE:
+        return ""
+    return f"{step} ran last {ago(run, now)} ago: is its timer on?" if run else f"{step} has never run here: is its timer on?"
+
+
+def _when(case: w.Case, step: str, notes: Notes, now: str) -> str:
+    """When that is, as far as it can be told."""
+    usual = notes.minutes.get(case.group, notes.minutes.get("", 0.0))
+    if case.status == w.RUNNING and case.started and usual and not case.asked:
+        runs = _minutes(case.started, now)
+        if runs <= usual:
+            return f", in about {span(usual - runs)} (median of its group: {span(usual)})"
+        return f"; it runs for {span(runs)} already, the median of its group is {span(usual)}"
+    run = notes.steps.get(step, {}).get("run", "")
+    return f"; {step} ran last {ago(run, now)} ago" if run else ""
+
+
+def is_still(case: w.Case, notes: Notes, now: str) -> bool:
+    """It does not move, as far as ledger and notes tell."""
+    if case.status in w.CLOSED:
+        return False
+    usual = notes.minutes.get(case.group, notes.minutes.get("", 0.0)) if case.status == w.RUNNING else 0.0
+    why, _ = reason(case, notes)
+    return bool(why or late_step(step_of(case), notes, now)) or _minutes(case.since, now) > max(STILL, 2 * usual)
+
+
+# --- what a look adds
+
+
+def seen(case: w.Case, look: w.Look, notes: Notes) -> Iterator[tuple[str, str]]:
+    """What the compute host shows of the case, as (thing, sentence)."""
+    groups = ", ".join(f"{g.name} ({g.slots or 'unlimited'}{'' if g.running else ', paused'})" for g in look.groups)
+    yield "queue", f"does not answer: {look.trouble}" if look.trouble else f"answers; groups and slots: {groups}"
+    trace = look.traces.get(case.label) if case.attempt else None
+    if trace:
+        yield "attempt", _attempt(trace)
+        if trace.tail:
+            yield "log", "ends: " + printable(trace.tail.strip().rpartition("\n")[2])[:200]
+    if case.status == w.SUBMITTED and look.tasks is not None:
+        yield "ahead", _ahead(case, look, notes)
+
+
+def _attempt(trace: w.Trace) -> str:
+    if not trace.folder:
+        return "its folder is not there"
+    claims = {"none": "has not begun", "begun": "has begun", "revoked": "is revoked, it can never start"}
+    said = claims.get(trace.claim, "has a claim that is none of ours")
+    lives = "it lives" if trace.held or trace.alive else "nothing of it lives" if trace.claim == "begun" else ""
+    if trace.claim == "none" and trace.held:
+        lives = "a wrapper waits for a slot, or for what is left of an older attempt"
+    result = f"result: exit {trace.result.get('exit') or trace.result.get('fault') or '?'}" if trace.result else ""
+    ended = f"ended by us: {trace.ending}" if trace.ending else ""
+    return ", ".join(filter(None, [said, lives, result, ended]))
+
+
+def _ahead(case: w.Case, look: w.Look, notes: Notes) -> str:
+    """Whose tasks come before it, and when it is expected to start, from the median run time of its group."""
+    tasks = [task for task in look.tasks or () if task.group == case.group and task.state != "ended" and task.label != case.label]
+    running = sum(task.state == "running" for task in tasks)
+    waiting = [task for task in tasks if task.state == "waiting" and _number(task.id) < _number(case.task)]
+    others = sum(not task.label.startswith("mqi1:") for task in waiting)
+    text = f"{running} tasks run and {len(waiting)} wait before it in group {case.group}, {others} of these not ours"
+    slots = next((group.slots for group in look.groups if group.name == case.group), 0)
+    usual = notes.minutes.get(case.group, notes.minutes.get("", 0.0))
+    behind = running + len(waiting) - slots + 1
+    if slots and usual:
+        return f"{text}; it starts in about {span(usual * max(behind, 0) / slots)} at most, by the median run time {span(usual)}"
+    return text
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 1 << 60
+
+
+def medians(cases: Iterable[w.Case]) -> dict[str, float]:
+    """Minutes that successful jobs took, by group, and of all of them under ""; a second at least, finer the clock is not."""
+    times: dict[str, list[float]] = {}
+    for case in cases:
+        if case.exit == 0 and case.started and case.ended:
+            for name in (case.group, ""):
+                times.setdefault(name, []).append(max(_minutes(case.started, case.ended), 1 / 60))
+    return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+
+
+# --- time
+
+
+def ago(then: str, now: str) -> str:
+    return span(_minutes(then, now))
+
+
+def span(minutes: float) -> str:
+    """A duration for a person."""
+    for unit, size in (("d", 2880.0), ("h", 120.0)):
+        if minutes >= size:
+            return f"{minutes / (1440 if unit == 'd' else 60):.0f} {unit}"
+    return f"{minutes:.0f} min" if minutes >= 1 else f"{max(minutes, 0) * 60:.0f} s"
+
+
+def _minutes(then: str, now: str) -> float:
+    return (datetime.fromisoformat(now) - datetime.fromisoformat(then)).total_seconds() / 60
+
+
+# --- the report's row
+
+
+def row(case: w.Case, notes: Notes) -> dict[str, Any]:
+    """A case under COLUMNS."""
+    why, category = reason(case, notes)
+    percent = notes.progress.get(case.key, [""])[0] if case.status == w.RUNNING else ""
+    cells = (
+        case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
+        case.submitted, case.since, case.attempt, why, category, next_of(case), case.priority,
+        case.host, case.completed, case.stale or False,
+    )  # fmt: skip
+    return dict(zip(COLUMNS, cells, strict=True))

@@ -423,6 +423,14 @@ def test_timers_and_last_successes_are_judged_together(
     assert (poll.what, poll.level, poll.found) == ("mqi-poll", level, found)
 
 
+def test_timers_that_are_all_off_are_nobody_s_fault_where_cron_runs_the_scripts() -> None:
+    units = {name: ("disabled", "inactive") for name in ("mqi-scan", "mqi-poll", "mqi.target")}
+    assert [probe.level for probe in gateway.scripts({"mqi-scan": NOTE, "mqi-poll": NOTE}, units, [], NOW)] == ["ok", "ok"]
+    (late,) = gateway.scripts({"mqi-poll": LATE}, units, [], NOW)
+    assert (late.level, late.found) == ("warn", "last success 4 h ago")
+    assert late.fix.endswith("no timer of systemd starts it: does cron?")
+
+
 def test_a_target_that_is_disabled_is_a_failure_although_the_timers_are_on() -> None:
     units = {"mqi-scan": ("enabled", "active"), "mqi.target": ("disabled", "active")}
     first, second = gateway.scripts({"mqi-scan": NOTE}, units, [], NOW)
@@ -711,6 +719,11 @@ def test_tasks_that_the_ledger_does_not_know_are_named_and_those_of_another_gate
     def add(label: str, command: str) -> str:
         return pueued.client("add", "-p", f"--label={label}", "-g", "gpu0", "--", command).strip()
 
+    over = add(f"mqi1:{KEY}:9", "true")
+    for _ in range(200):
+        if "Done" in pueued.state()["tasks"][over]["status"]:
+            break
+        time.sleep(0.05)
     running, waiting = add(f"mqi1:{KEY}:1", "sleep 600"), add(f"mqi1:{KEY}:2", f"exec /bin/sh {far.root}/bin/0a/mqi-job {far.root} {KEY} 2")
     add(f"mqi1:{KEY}:3", f"exec /bin/sh /data/other/bin/0a/mqi-job /data/other {KEY} 3")
     add("somebody's", "sleep 600")

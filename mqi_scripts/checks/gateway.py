@@ -103,7 +103,7 @@ def _script(
     if on and unit[0] in ("disabled", "masked", "static", "linked"):
         again = f"systemctl {'unmask' if unit[0] == 'masked' else 'enable --now'} {name}.timer"
         return fail(name, f"its timer is {unit[0]}; {figures}", again, w.Configuration)
-    if unit[1] in ("inactive", "failed"):
+    if unit[0] == "enabled" and unit[1] in ("inactive", "failed"):
         return fail(name, f"its timer is enabled, but stopped; {figures}", f"systemctl start {name}.timer", w.Configuration)
     if runs:
         return ok(name, f"it runs now; {figures}")

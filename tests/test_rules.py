@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
@@ -38,24 +39,25 @@ EVENTS = {
     "succeeded": w.Succeeded(KEY, NOW, 1, "m", "", ""), "failed": w.Failed(KEY, NOW, 1, "r", "application", "computing", 3, ""),
     "interrupted": w.Interrupted(KEY, NOW, 1, "r"), "cancelled": w.Cancelled(KEY, NOW, 1), "completed": w.Completed(KEY, NOW, 1, "m", 1, 1),
     "unsound": w.Changed(KEY, NOW, "e", 1, 1, "x", {}, REASON), "chosen": w.Chosen(KEY, NOW, ("A", "B"), "because", "kim"),
-    "salvaged": w.Salvaged(KEY, NOW, 1, 2, 9),
+    "salvaged": w.Salvaged(KEY, NOW, 1, 2, 9), "recovered1": w.Recovered(KEY, NOW, "p", 1, "e", "far", "g", "", {"plan": "x"}),
+    "recovered2": w.Recovered(KEY, NOW, "p", 2, "d", "far", "g"),
 }  # fmt: skip
 # Every status x every event: where the case stands afterwards, "." where it stays, "-" where the event cannot follow.
 COLUMNS = list(EVENTS)
 TABLE = """
-nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -
-held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -
-found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -
-pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -
-intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -
-submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -
-missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -
-running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -
-interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -
-computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -
-completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -
-failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .
-cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -
+nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -        submitted submitted
+held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -        submitted submitted
+found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -        submitted submitted
+pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -        submitted submitted
+intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -        submitted submitted
+submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -        -         submitted
+missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -        -         submitted
+running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -        -         submitted
+interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -        -         submitted
+computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -        -         submitted
+completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -        -         submitted
+failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .        -         submitted
+cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -        -         submitted
 """
 CELLS = [(row.split()[0], event, cell) for row in TABLE.strip().splitlines() for event, cell in zip(COLUMNS, row.split()[1:], strict=True)]
 
@@ -74,7 +76,7 @@ def test_every_status_meets_every_event(status: str, event: str, expected: str) 
 
 def test_the_table_has_every_status_and_every_event() -> None:
     assert {row.split()[0] for row in TABLE.strip().splitlines()} == set(CASES)
-    ledger_only = {"opened", "rooted", "repaired"}
+    ledger_only = {"opened", "rooted", "repaired", "lost"}
     assert {type(event).__name__.lower() for event in EVENTS.values()} | ledger_only == set(codec.TYPES)
 
 
@@ -99,10 +101,12 @@ WROTE = {"": {}, "0": {"exit": "0", "manifest": "m"}, "1": {"exit": "1"}, "signa
 SIGHTS = list(itertools.product(CLAIMS, (False, True), (False, True), RESULTS, ("", "time limit", "cancelled"), QUEUES))
 
 
-def a_look(case: w.Case, claim: str, held: bool, alive: bool, result: str, ending: str, queue: str, folder: bool = True) -> w.Look:
+def a_look(
+    case: w.Case, claim: str, held: bool, alive: bool, result: str, ending: str, queue: str, folder: bool = True, digest: str = ""
+) -> w.Look:
     task = w.Task("7", case.label if queue != "other" else "mqi1:other:1", "g", queue if queue != "other" else "running")
     tasks = None if queue == "unknown" else () if queue == "absent" else (task,)
-    trace = w.Trace(folder, claim, held, alive, {}, WROTE[result], ending, "tail")
+    trace = w.Trace(folder, claim, held, alive, {}, WROTE[result], ending, "tail", digest)
     return w.Look({case.label: trace}, tasks, (), "" if tasks is not None else "silent", ())
 
 
@@ -182,6 +186,38 @@ def test_new_content_revokes_what_has_not_begun(status: str) -> None:
     for claim, expected in (("none", "Revoke"), ("begun", "NoneType"), ("revoked", "Revoked"), ("strange", "NoneType")):
         wish = decide.submit(late, a_look(late, claim, False, False, "", "", "absent", claim != "none"), NOW)
         assert type(wish).__name__ == expected, (status, claim)
+
+
+@pytest.mark.parametrize("status", ["intended", "submitted", "missing", "running"])
+def test_an_attempt_of_that_number_with_another_input_is_never_ours(status: str) -> None:
+    """A ledger that lost lines meets it: nothing is adopted, judged, ended or revoked, and the reason is told."""
+    case = CASES[status]
+    assert case
+    for sight in SIGHTS:
+        for late in (case, case._replace(pending=EVENTS["changed"])):
+            look = a_look(late, *sight, digest="another")
+            assert decide.poll(late, look, RULES, NOW) == [], sight
+            assert decide.submit(late, look, NOW) is None, sight
+            assert not decide.is_overdue(late, look, decide.Rules(3, -100)), sight
+            assert "another input" in place.why_waiting(late, look._replace(trouble=""), "far"), sight
+        own = a_look(case, *sight, digest=case.digest)
+        assert decide.poll(case, own, RULES, NOW) == decide.poll(case, a_look(case, *sight), RULES, NOW)
+        assert decide.submit(case, own, NOW) == decide.submit(case, a_look(case, *sight), NOW)
+
+
+def test_lines_that_are_missing_are_stood_for_by_one() -> None:
+    """It has the number of the last of them, and the next line follows what that one was."""
+    first, head = codec.line(w.Opened("", NOW, "i"), codec.START, {})
+    lines, was = [first], head
+    for _ in range(3):
+        line, was = codec.line(EVENTS["gone"], was, {})
+        lines.append(line)
+    gap, after = codec.line(w.Lost("", NOW, 3, codec.read_line(lines[3][:-1], w.Head(3, json.loads(lines[3])["prev"]))[0]["prev"], "x"), head, {})
+    assert codec.read_line(gap[:-1], head)[1] == after == w.Head(3, json.loads(lines[3])["prev"])
+    assert codec.read_line(lines[3][:-1], after)[1] == was
+    for upto in (0, 1):
+        with pytest.raises(w.Damaged):
+            codec.read_line(codec.line(w.Lost("", NOW, upto, "0" * 64, "x"), head, {})[0][:-1], head)
 
 
 def test_absence_needs_two_looks() -> None:

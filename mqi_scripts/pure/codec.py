@@ -63,7 +63,9 @@ def key(ledger: str, path: str) -> str:
 
 
 def line(event: w.Event, head: w.Head, by: Mapping[str, Any]) -> tuple[bytes, w.Head]:
-    """The ledger line that follows head, newline included, and the new head."""
+    """The ledger line that follows head, newline included, and the new head. Raises Illegal for a `lost` that loses nothing."""
+    if isinstance(event, w.Lost) and event.upto <= head.seq:
+        raise w.Illegal(None, event)
     seq = event.upto if isinstance(event, w.Lost) else head.seq + 1
     record = {"v": VERSION, "seq": seq, **to_dict(event), "by": by, "prev": head.digest}
     body = json.dumps(record, separators=(",", ":"), allow_nan=False).encode("ascii")

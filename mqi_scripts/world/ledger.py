@@ -123,11 +123,12 @@ class Ledger:
             opening: list[w.Event] = [] if first else [w.Opened("", now, os.urandom(8).hex())]
             for event in [*opening, *events]:
                 try:
+                    line, after = codec.line(event, head, self.by)
                     state = self._fold(state, event)
                 except w.Illegal as error:
                     self.refused.append(error)
                     continue
-                line, head = codec.line(event, head, self.by)
+                head = after
                 text += line
                 stored.append(event)
             if text:

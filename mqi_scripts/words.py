@@ -132,6 +132,20 @@ class Failed(NamedTuple):
     retry: bool = False
 
 
+class Recovered(NamedTuple):
+    """An attempt that the ledger did not know, seen on its host or in a result's record. digest "": nobody tells its input."""
+
+    case: str
+    at: str
+    path: str
+    attempt: int
+    digest: str
+    host: str
+    group: str
+    part: str = ""
+    facts: Mapping[str, Any] = NONE
+
+
 # a person said which parts of the folder count
 Chosen = NamedTuple("Chosen", [("case", str), ("at", str), ("parts", tuple[str, ...]), ("reason", str), ("who", str)])
 # a person asked to cancel or hold it (done once no attempt of it is out); took back what is not done, a hold, *never starts*
@@ -174,11 +188,13 @@ Completed = NamedTuple("Completed", [
 Prioritized = NamedTuple("Prioritized", [("case", str), ("at", str), ("priority", int), ("reason", str)])
 # the ledger was mended: both digests where a file was replaced
 Repaired = NamedTuple("Repaired", [("case", str), ("at", str), ("what", str), ("old", str), ("new", str)])
+# lines are missing: this one has the number of the last of them, and the line behind it follows their `digest`, not its own
+Lost = NamedTuple("Lost", [("case", str), ("at", str), ("upto", int), ("digest", str), ("why", str)])
 
 Event = (
     Opened | Rooted | Found | Held | Released | Changed | Stale | Gone | Back | Pushed | Submitting | Submitted
     | Missing | Revoked | Started | Succeeded | Failed | Interrupted | Cancelled | Completed | Repaired | Chosen | Salvaged
-    | Prioritized | Asked | Lifted | Retried | Noted
+    | Prioritized | Asked | Lifted | Retried | Noted | Recovered | Lost
 )  # fmt: skip
 
 
@@ -267,10 +283,10 @@ Group = NamedTuple("Group", [("name", str), ("slots", int), ("running", bool)])
 
 # An attempt's folder. claim: none, begun, revoked or strange. held: the case's lock is held. alive: a process of the recorded
 # group lives under the same boot id. status, result: the wrapper's words. ending: why somebody ended the job, "" if nobody
-# did. tail: the end of job.log.
+# did. tail: the end of job.log. digest: of the input that the attempt was made of, "" where it was only ever revoked.
 Trace = NamedTuple("Trace", [
     ("folder", bool), ("claim", str), ("held", bool), ("alive", bool), ("status", Mapping[str, str]),
-    ("result", Mapping[str, str]), ("ending", str), ("tail", str),
+    ("result", Mapping[str, str]), ("ending", str), ("tail", str), ("digest", str),
 ])  # fmt: skip
 # One look at a host. traces by label: complete for what was asked. tasks None: the queue did not say (trouble tells why), so
 # all tasks are unknown. notes: what the far side had to say besides.

@@ -240,8 +240,8 @@ class Host:
     def trace(self, key: str, number: int) -> w.Trace:
         attempt = self.world.attempts.get((key, number))
         if attempt is None:
-            return w.Trace(False, "none", False, False, {}, {}, "", "")
-        return w.Trace(True, attempt.claim, key in self.world.locks, False, attempt.status, attempt.result, attempt.ending, "")
+            return w.Trace(False, "none", False, False, {}, {}, "", "", "")
+        return w.Trace(True, attempt.claim, key in self.world.locks, False, attempt.status, attempt.result, attempt.ending, "", attempt.digest)
 
     def submit(self, job, revoke, adds, look, head):
         world = self.world

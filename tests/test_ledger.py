@@ -24,7 +24,7 @@ BY = {"script": "test", "host": "here", "pid": 1, "user": "me"}
 
 
 def found(number: int, at: str = AT) -> w.Found:
-    return w.Found(f"{number:020x}", at, f"study/{number}", "0" * 64, 223, 45_000_000)
+    return w.Found(f"{number:020x}", at, f"study/{number}", "held:nothing", 223, 45_000_000)
 
 
 def fifty(folder: Path) -> tuple[Ledger, Path, bytes]:
@@ -46,9 +46,13 @@ def is_detected(folder: Path) -> bool:
 
 
 def test_every_cut_of_a_ledger_is_detected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every byte of the last two lines and of the first, every line's end, and 500 others."""
     _, path, whole = fifty(tmp_path / "s")
     assert not is_detected(tmp_path / "s")
-    for size in range(len(whole) - 1, -1, -1):
+    lines = whole.splitlines(keepends=True)
+    ends = {sum(map(len, lines[:count])) for count in range(len(lines))}
+    sizes = {*range(len(lines[0])), *range(len(whole) - len(lines[-1]) - len(lines[-2]), len(whole)), *ends}
+    for size in sorted(sizes | set(random.Random(1).sample(range(len(whole)), 500)), reverse=True):
         os.truncate(path, size)
         assert is_detected(tmp_path / "s"), size
         capsys.readouterr()
@@ -153,9 +157,13 @@ def test_a_damaged_line_stops_writers_and_not_the_report(local_place: Place) -> 
     old = next(place.state.glob("ledger-*.damaged-*"))
     assert old.read_bytes() == b"".join(lines)
     record = json.loads(path.read_bytes().splitlines()[-1])
-    assert (record["type"], record["what"]) == ("repaired", "repair: a bit flipped")
+    assert (record["type"], record["what"]) == ("repaired", "repair: a bit flipped; 1 lines went to ledger.aside.1")
     assert record["old"] == codec.sha256(old.read_bytes())
-    assert record["new"] == codec.sha256(b"".join(lines[:2]))
+    kept = path.read_bytes().splitlines(keepends=True)
+    assert record["new"] == codec.sha256(b"".join(kept[:-1]))
+    assert kept[:2] + kept[3:4] == lines[:2] + lines[3:4]
+    assert json.loads(kept[2])["type"] == "lost"
+    assert (place.state / "ledger.aside.1").read_bytes() == lines[2]
     assert all(row["status"] == "completed" for row in place.until("completed").values())
     assert len(place.rows()) == 3
 
@@ -256,7 +264,7 @@ from mqi_scripts.world.ledger import Ledger
 book = Ledger(sys.argv[1], {"script": "writer", "host": "here", "pid": os.getpid(), "user": "me"})
 told = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 at, key = "2026-11-24T08:00:00.000Z", f"{os.getpid():020x}"
-for event in itertools.chain([w.Found(key, at, key, "0" * 64, 1, 1)], itertools.cycle([w.Gone(key, at), w.Back(key, at)])):
+for event in itertools.chain([w.Found(key, at, key, "held:nothing", 1, 1)], itertools.cycle([w.Gone(key, at), w.Back(key, at)])):
     for stored in book.append([event], at):
         os.write(told, f"{key} {type(stored).__name__.lower()} {book.state().head.seq}\\n".encode())
 """

@@ -151,7 +151,7 @@ def test_random_bytes_never_become_a_task_or_a_trace() -> None:
 
 
 def test_tails_go_to_the_attempts_whose_logs_they_are() -> None:
-    lines = tuple(("attempt", f"mqi1:k{n}:1", "1", "begun", "1", "0", "5", "group=g slot=0", "", "") for n in range(3))
+    lines = tuple(("attempt", f"mqi1:k{n}:1", "1", "begun", "1", "0", "5", "group=g slot=0", "", "", "") for n in range(3))
     logs = "==> /r/cases/k0/attempt-1/job.log <==\nzero\n\n==> /r/cases/k2/attempt-1/job.log <==\n" \
            "==> /r/cases/k0/attempt-1/job.log <==\nnot a header of ours\n\x1b[2J\n"  # fmt: skip
     look = readers.look(readers.Answer(lines, logs, 0), "direct", "/r")

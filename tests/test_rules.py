@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
 from mqi_scripts import words as w
-from mqi_scripts.pure import codec, decide
+from mqi_scripts.pure import codec, decide, place
 from mqi_scripts.pure.evolve import evolve
 
 NOW = "2026-11-24T03:00:00.000Z"
@@ -46,27 +47,29 @@ EVENTS = {
     "lifted": w.Lifted(KEY, NOW, "go", "kim"), "retried": w.Retried(KEY, NOW, "again", "kim", False),
     "given up": w.Retried(KEY, NOW, "burned", "kim", True), "noted": w.Noted(KEY, NOW, "called", "kim"),
     "prioritized": w.Prioritized(KEY, NOW, 9, "because"),
+    "recovered1": w.Recovered(KEY, NOW, "p", 1, "e", "far", "g", "", {"plan": "x"}),
+    "recovered2": w.Recovered(KEY, NOW, "p", 2, "d", "far", "g"),
 }  # fmt: skip
 # Every status x every event: where the case stands afterwards, "." where it stays, "-" where the event cannot follow.
 COLUMNS = list(EVENTS)
 TABLE = """
-nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         - -
-held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -         cancelled .         -         -         -         . .
-found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -         cancelled held      -         -         -         . .
-pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -         cancelled held      -         -         found     . .
-intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -         .         .         -         -         found     . .
-submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -         .         .         -         -         found     . .
-missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -         .         .         -         -         found     . .
-running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -         .         -         -         -         found     . .
-interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -         cancelled held      -         -         found     . .
-computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -         -         -         -         -         found     . .
-completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -         -         -         -         held      found     . .
-failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .         cancelled -         -         pushed    found     . .
-cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         held      found     . .
-by-kim       -         -         -         -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -         cancelled -         held      -         -         . .
-unwanted     -         -         -         -         .         .         -         -         -         -         .         .         cancelled running   -         -         -         -         -         -         -         -         -         -         .         -         found     . .
-ending       -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    cancelled cancelled -         -         -         -         -         -         .         -         found     . .
-to-be-held   -         -         -         -         .         .         -         -         -         -         .         .         held      running   -         -         -         -         -         -         -         -         .         -         .         -         found     . .
+nothing      found     held      -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         submitted submitted
+held         -         .         found     -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -         cancelled .         -         -         -         .         .         submitted submitted
+found        -         held      -         .         .         .         -         pushed    -         -         -         -         -         -         -         -         -         -         -         held      -         -         cancelled held      -         -         -         .         .         submitted submitted
+pushed       -         held      -         found     .         .         -         -         .         -         -         -         -         -         -         -         -         -         -         held      -         -         cancelled held      -         -         found     .         .         submitted submitted
+intended     -         -         -         .         .         .         -         -         .         -         submitted -         .         running   -         -         -         -         -         .         -         -         .         .         -         -         found     .         .         submitted submitted
+submitted    -         -         -         .         .         .         -         -         -         -         .         .         pushed    running   -         -         -         -         -         .         -         -         .         .         -         -         found     .         .         -         submitted
+missing      -         -         -         .         .         .         -         -         -         -         .         -         pushed    running   -         -         -         -         -         .         -         -         .         .         -         -         found     .         .         -         submitted
+running      -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    pushed    cancelled -         -         -         -         .         -         -         -         found     .         .         -         submitted
+interrupted  -         held      -         found     .         .         -         -         -         .         -         -         -         -         -         failed    -         -         -         held      -         -         cancelled held      -         -         found     .         .         -         submitted
+computed     -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         failed    -         -         completed -         -         -         -         -         -         -         found     .         .         -         submitted
+completed    -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         -         -         -         -         held      found     .         .         -         submitted
+failed       -         -         -         found     .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         held      -         .         cancelled -         -         pushed    found     .         .         -         submitted
+cancelled    -         -         -         -         .         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         -         held      found     .         .         -         submitted
+by-kim       -         -         -         -         -         .         -         -         -         -         -         -         -         -         -         -         -         -         -         -         .         -         cancelled -         held      -         -         .         .         submitted submitted
+unwanted     -         -         -         -         .         .         -         -         -         -         .         .         cancelled running   -         -         -         -         -         -         -         -         -         -         .         -         found     .         .         -         .
+ending       -         -         -         -         .         .         -         -         -         -         -         .         -         -         computed  failed    cancelled cancelled -         -         -         -         -         -         .         -         found     .         .         -         submitted
+to-be-held   -         -         -         -         .         .         -         -         -         -         .         .         held      running   -         -         -         -         -         -         -         -         .         -         .         -         found     .         .         -         .
 """
 CELLS = [(row.split()[0].replace("-", " "), event, cell) for row in TABLE.strip().splitlines() for event, cell in zip(COLUMNS, row.split()[1:], strict=True)]
 
@@ -85,7 +88,7 @@ def test_every_status_meets_every_event(status: str, event: str, expected: str) 
 
 def test_the_table_has_every_status_and_every_event() -> None:
     assert {row.split()[0].replace("-", " ") for row in TABLE.strip().splitlines()} == set(CASES)
-    ledger_only = {"opened", "rooted", "repaired"}
+    ledger_only = {"opened", "rooted", "repaired", "lost"}
     assert {type(event).__name__.lower() for event in EVENTS.values()} | ledger_only == set(codec.TYPES)
 
 
@@ -110,10 +113,12 @@ WROTE = {"": {}, "0": {"exit": "0", "manifest": "m"}, "1": {"exit": "1"}, "signa
 SIGHTS = list(itertools.product(CLAIMS, (False, True), (False, True), RESULTS, ("", "time limit", "cancelled"), QUEUES))
 
 
-def a_look(case: w.Case, claim: str, held: bool, alive: bool, result: str, ending: str, queue: str, folder: bool = True) -> w.Look:
+def a_look(
+    case: w.Case, claim: str, held: bool, alive: bool, result: str, ending: str, queue: str, folder: bool = True, digest: str = ""
+) -> w.Look:
     task = w.Task("7", case.label if queue != "other" else "mqi1:other:1", "g", queue if queue != "other" else "running")
     tasks = None if queue == "unknown" else () if queue == "absent" else (task,)
-    trace = w.Trace(folder, claim, held, alive, {}, WROTE[result], ending, "tail")
+    trace = w.Trace(folder, claim, held, alive, {}, WROTE[result], ending, "tail", digest)
     return w.Look({case.label: trace}, tasks, (), "" if tasks is not None else "silent", ())
 
 
@@ -193,6 +198,38 @@ def test_new_content_revokes_what_has_not_begun(status: str) -> None:
     for claim, expected in (("none", "Revoke"), ("begun", "NoneType"), ("revoked", "Revoked"), ("strange", "NoneType")):
         wish = decide.submit(late, a_look(late, claim, False, False, "", "", "absent", claim != "none"), NOW)
         assert type(wish).__name__ == expected, (status, claim)
+
+
+@pytest.mark.parametrize("status", ["intended", "submitted", "missing", "running"])
+def test_an_attempt_of_that_number_with_another_input_is_never_ours(status: str) -> None:
+    """A ledger that lost lines meets it: nothing is adopted, judged, ended or revoked, and the reason is told."""
+    case = CASES[status]
+    assert case
+    for sight in SIGHTS:
+        for late in (case, case._replace(pending=EVENTS["changed"])):
+            look = a_look(late, *sight, digest="another")
+            assert decide.poll(late, look, RULES, NOW) == [], sight
+            assert decide.submit(late, look, NOW) is None, sight
+            assert decide.end(late, look, decide.Rules(3, -100)) == "", sight
+            assert "another input" in place.why_waiting(late, look._replace(trouble=""), "far"), sight
+        own = a_look(case, *sight, digest=case.digest)
+        assert decide.poll(case, own, RULES, NOW) == decide.poll(case, a_look(case, *sight), RULES, NOW)
+        assert decide.submit(case, own, NOW) == decide.submit(case, a_look(case, *sight), NOW)
+
+
+def test_lines_that_are_missing_are_stood_for_by_one() -> None:
+    """It has the number of the last of them, and the next line follows what that one was."""
+    first, head = codec.line(w.Opened("", NOW, "i"), codec.START, {})
+    lines, was = [first], head
+    for _ in range(3):
+        line, was = codec.line(EVENTS["gone"], was, {})
+        lines.append(line)
+    gap, after = codec.line(w.Lost("", NOW, 3, codec.read_line(lines[3][:-1], w.Head(3, json.loads(lines[3])["prev"]))[0]["prev"], "x"), head, {})
+    assert codec.read_line(gap[:-1], head)[1] == after == w.Head(3, json.loads(lines[3])["prev"])
+    assert codec.read_line(lines[3][:-1], after)[1] == was
+    for upto in (0, 1):
+        with pytest.raises((w.Damaged, w.Illegal)):
+            codec.read_line(codec.line(w.Lost("", NOW, upto, "0" * 64, "x"), head, {})[0][:-1], head)
 
 
 def test_absence_needs_two_looks() -> None:

@@ -8,7 +8,7 @@ main() {
   settle
   printf 'MQI-BEGIN %s\n' "$nonce"
   case $verb in
-  check | look | stage | publish | submit | results | end) "do_$verb" "$@" ;;
+  check | look | stage | publish | submit | results | end | survey) "do_$verb" "$@" ;;
   *) say note "no such verb: $verb" && false ;;
   esac
   printf 'MQI-END %s %s\n' "$nonce" $?
@@ -111,13 +111,14 @@ do_look() { # [KEY ATTEMPT]...
 lock_files() { while [ $# -gt 1 ]; do printf '%s\n' "$root/cases/$1/lock" && shift 2; done; }
 
 look_one() { # KEY ATTEMPT
-  at=$root/cases/$1/attempt-$2 folder=0 claim=none lock=0 alive=0 age='' status='' result='' ending=''
+  at=$root/cases/$1/attempt-$2 folder=0 claim=none lock=0 alive=0 age='' status='' result='' ending='' digest=''
   if [ -d "$at" ]; then
     folder=1
     if [ -L "$at/claim" ] && [ "$(readlink "$at/claim")" = revoked ]; then claim=revoked
     elif [ -d "$at/claim" ] && [ ! -L "$at/claim" ]; then claim=begun logs="$logs $at/job.log"
     elif [ -e "$at/claim" ] || [ -L "$at/claim" ]; then claim=strange; fi
     recorded "$at"
+    [ ! -f "$at/job" ] || read -r digest _ <"$at/job"
   fi
   case $held in
   *" $1 "*) lock=1 ;;
@@ -129,7 +130,7 @@ look_one() { # KEY ATTEMPT
   fi
   [ ! -f "$at/result" ] || IFS= read -r result <"$at/result"
   [ ! -f "$at/ending" ] || IFS= read -r ending <"$at/ending"
-  say attempt "mqi1:$1:$2" $folder $claim $lock $alive "$age" "$status" "$result" "$ending"
+  say attempt "mqi1:$1:$2" $folder $claim $lock $alive "$age" "$status" "$result" "$ending" "$digest"
 }
 
 recorded() { # ATTEMPT-FOLDER: what the wrapper wrote when it began
@@ -311,6 +312,17 @@ marks() { # LOG: lines of it that hold a failure marker, success markers that it
   [ -z "$failure" ] || printf '%s\n' "$failure" | grep -a -m 3 -F -f - -- "$1" | cut -c 1-300 | sed 's/^/failure /'
   [ -z "$success" ] || printf '%s\n' "$success" | while IFS= read -r mark; do
     grep -q -a -F -e "$mark" -- "$1" || printf 'missing %s\n' "$mark"
+  done
+}
+
+# --- survey: what the root has of every case; and the manifests of some inputs, for a gateway that lost them
+
+do_survey() { # [KEY DIGEST]...
+  own_root || return
+  (cd "$root/cases" && find . -mindepth 1 -maxdepth 2 -type d -printf 'have\t%P\n') || return
+  while [ $# -gt 1 ]; do
+    sed "s/^/sum\t$1-$2\t/" "$root/cases/$1/input-$2.sha256" 2>/dev/null
+    shift 2
   done
 }
 

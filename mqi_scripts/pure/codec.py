@@ -57,12 +57,25 @@ def sha256(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
+def key(ledger: str, path: str) -> str:
+    """A case's key, which names its remote folder and its label: ledger id and path, hashed."""
+    return sha256(f"{ledger}\0{path}".encode("utf-8", "surrogateescape"))[:20]
+
+
 def line(event: w.Event, head: w.Head, by: Mapping[str, Any]) -> tuple[bytes, w.Head]:
-    """The ledger line that follows head, newline included, and the new head."""
-    record = {"v": VERSION, "seq": head.seq + 1, **to_dict(event), "by": by, "prev": head.digest}
+    """The ledger line that follows head, newline included, and the new head. Raises Illegal for a `lost` that loses nothing."""
+    if isinstance(event, w.Lost) and event.upto <= head.seq:
+        raise w.Illegal(None, event)
+    seq = event.upto if isinstance(event, w.Lost) else head.seq + 1
+    record = {"v": VERSION, "seq": seq, **to_dict(event), "by": by, "prev": head.digest}
     body = json.dumps(record, separators=(",", ":"), allow_nan=False).encode("ascii")
     digest = sha256(body)
-    return body[:-1] + b',"sha256":"' + digest.encode() + b'"}\n', w.Head(head.seq + 1, digest)
+    return body[:-1] + b',"sha256":"' + digest.encode() + b'"}\n', after({**record, "sha256": digest})
+
+
+def after(record: Mapping[str, Any]) -> w.Head:
+    """What the line behind that one must follow."""
+    return w.Head(record["seq"], record["digest" if record["type"] == "lost" else "sha256"])
 
 
 def read_line(text: bytes, head: w.Head) -> tuple[dict[str, Any], w.Head]:
@@ -75,11 +88,11 @@ def read_line(text: bytes, head: w.Head) -> tuple[dict[str, Any], w.Head]:
         record: dict[str, Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise w.Damaged(f"it is not JSON: {error}") from None
-    if record.get("seq") != head.seq + 1:
+    if record.get("seq") != head.seq + 1 and not (record.get("type") == "lost" and record["seq"] == record["upto"] > head.seq):
         raise w.Damaged(f"it is number {record.get('seq')}, expected {head.seq + 1}: lines are missing or moved")
     if record.get("prev") != head.digest:
         raise w.Damaged("it does not follow the line before it: that line was replaced")
-    return record, w.Head(head.seq + 1, record["sha256"])
+    return record, after(record)
 
 
 def is_whole(text: bytes) -> bool:

@@ -92,7 +92,7 @@ def submit(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Revoke | 
 
 
 def _outstanding(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Revoke | None:
-    trace = look.traces.get(case.label)
+    trace = own_trace(case, look)
     if trace is None or case.status == w.RUNNING:
         return None
     if trace.claim == "revoked":
@@ -112,6 +112,13 @@ def _outstanding(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Rev
     return None
 
 
+def own_trace(case: w.Case, look: w.Look) -> w.Trace | None:
+    """The newest attempt's, if it was looked at. An attempt of that number that was made of another input is not the ledger's: a
+    ledger that lost lines meets it. Nothing of it is adopted, ended or revoked."""
+    trace = look.traces.get(case.label)
+    return None if trace and trace.digest not in ("", case.digest) else trace
+
+
 def _tasks(case: w.Case, look: w.Look) -> tuple[list[w.Task], list[w.Task]]:
     """All tasks with the case's label, and those that have not ended."""
     tasks = [task for task in look.tasks or () if task.label == case.label]
@@ -120,7 +127,7 @@ def _tasks(case: w.Case, look: w.Look) -> tuple[list[w.Task], list[w.Task]]:
 
 def poll(case: w.Case, look: w.Look, rules: Rules, now: str) -> list[w.Event]:
     """What one look proves of a submitted or running case. Order of truth: result, liveness, queue, absence."""
-    trace = look.traces.get(case.label)
+    trace = own_trace(case, look)
     if trace is None or not case.open or (case.intent and trace.claim != "begun"):
         return []
     tasks, live = _tasks(case, look)
@@ -150,7 +157,7 @@ def poll(case: w.Case, look: w.Look, rules: Rules, now: str) -> list[w.Event]:
 
 def end(case: w.Case, look: w.Look, rules: Rules) -> str:
     """Why its job, which lives, must be ended: a person asked for it, or its wrapper has not ended it in time. "": it need not."""
-    trace = look.traces.get(case.label)
+    trace = own_trace(case, look)
     if trace is None or trace.claim != "begun" or not case.open or not (trace.held or trace.alive):
         return ""
     age = trace.status.get("age", "")

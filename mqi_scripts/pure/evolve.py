@@ -14,14 +14,16 @@ BEGUN = (w.RUNNING, w.COMPUTED, w.COMPLETED, w.FAILED, w.CANCELLED)
 
 def evolve(case: w.Case | None, event: w.Event) -> w.Case:
     """The case after one more event. Raises Illegal if that event cannot follow: somebody else was there first."""
-    if case is None and isinstance(event, w.Found | w.Held):
-        born = w.Case(event.case, event.path, w.FOUND, event.at, event.at, part=event.part)
-        return _with_content(born, event) if isinstance(event, w.Found) else _stop(born, event.reasons)
+    if case is None and isinstance(event, w.Found | w.Held | w.Recovered):
+        case = w.Case(event.case, event.path, w.FOUND, event.at, event.at, part=event.part)
+        if not isinstance(event, w.Recovered):
+            return _with_content(case, event) if isinstance(event, w.Found) else _stop(case, event.reasons)
     statuses, step = STEPS.get(type(event), ((), _changed))
     attempt = getattr(event, "attempt", 0)
+    new = isinstance(event, w.Submitting | w.Recovered)
     if case and case.asked and isinstance(event, BARRED):
         raise w.Illegal(case, event)
-    if case is None or case.status not in statuses or (attempt not in (0, case.attempt) and not isinstance(event, w.Submitting)):
+    if case is None or case.status not in statuses or (attempt not in (0, case.attempt) and not new):
         raise w.Illegal(case, event)
     changed: w.Case | None = step(case, event)
     if changed is None:
@@ -186,6 +188,17 @@ def _interrupted(case: w.Case, event: w.Interrupted) -> w.Case | None:
     return _rest(cut._replace(task="", interruptions=case.interruptions + 1, asked=case.asked))
 
 
+def _recovered(case: w.Case, event: w.Recovered) -> w.Case | None:
+    """It may still run, or be over: the next look tells."""
+    if event.attempt < case.attempt + (not case.intent):
+        return None
+    other = w.Changed(case.key, event.at, event.digest, 0, 0, "", event.facts)
+    return (case if case.digest == event.digest else _with_content(case, other))._replace(
+        status=w.SUBMITTED, attempt=event.attempt, host=event.host, group=event.group, task="", intent=False, open=True,
+        missing=False, pending=None, reason="", category="", manifest="", salvaged=False, submitted=event.at, completed="",
+    )  # fmt: skip
+
+
 def _over(case: w.Case, status: str, reason: str, category: str) -> w.Case:
     """The attempt has ended."""
     return case._replace(status=status, open=False, missing=False, reason=reason, category=category, asked=())
@@ -214,6 +227,7 @@ STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]
     w.Lifted: ((*EARLY, w.SUBMITTED, w.RUNNING), _lifted),
     w.Retried: (w.STATUSES, _retried),
     w.Noted: (w.STATUSES, lambda case, event: _decided(case, event, "noted")),
+    w.Recovered: (w.STATUSES, _recovered),
     w.Salvaged: ((w.FAILED,), lambda case, _: None if case.salvaged else case._replace(salvaged=True)),
     w.Completed: ((w.COMPUTED,), lambda case, event: case._replace(status=w.COMPLETED, completed=event.at, result=event.digest)),
     w.Prioritized: (w.STATUSES, lambda case, event: (

@@ -113,4 +113,6 @@ def why_waiting(case: w.Case, look: w.Look, host: str) -> str:
     if look.groups and case.group not in {group.name for group in look.groups}:
         return f"group {case.group} of {host} is gone"
     trace = look.traces.get(case.label)
+    if trace and trace.digest not in ("", case.digest):
+        return f"attempt {case.attempt} on {host} has another input than the ledger knows: mqi-ledger rebuild --reason ..."
     return "it waits for a slot" if trace and trace.held else ""

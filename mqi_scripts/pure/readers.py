@@ -60,7 +60,7 @@ def room(said: Answer) -> int:
 
 def look(said: Answer, engine: str, path: str) -> w.Look:
     """The traces, tasks and groups of a session that looked. path: the root on the far side."""
-    traces = {line[0]: _trace(line) for line in said.named("attempt") if len(line) == 9}  # noqa: PLR2004
+    traces = {line[0]: _trace(line) for line in said.named("attempt") if len(line) == 10}  # noqa: PLR2004
     tails = _tails(said.logs, path, list(traces))
     traces = {label: trace._replace(tail=tails.get(label, "")) for label, trace in traces.items()}
     tasks: tuple[w.Task, ...] | None = None
@@ -77,9 +77,9 @@ def look(said: Answer, engine: str, path: str) -> w.Look:
 
 
 def _trace(line: tuple[str, ...]) -> w.Trace:
-    _, folder, claim, held, alive, age, status, result, ending = line
+    _, folder, claim, held, alive, age, status, result, ending, digest = line
     said = {**pairs(status), "age": age} if status else {}
-    return w.Trace(folder == "1", claim, held == "1", alive == "1", said, pairs(result), ending, "")
+    return w.Trace(folder == "1", claim, held == "1", alive == "1", said, pairs(result), ending, "", digest)
 
 
 def pairs(text: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ SENTENCES: dict[type, str] = {
     w.Succeeded: "attempt {e.attempt} computed; its results are still on the host",
     w.Failed: "failed: {e.reason}{log}",
     w.Salvaged: "{e.files} results of the failed attempt brought, {size}, marked as partial",
+    w.Recovered: "attempt {e.attempt}, made on {e.host}, is in the ledger again",
     w.Interrupted: "attempt {e.attempt} was interrupted: {e.reason}",
     w.Cancelled: "attempt {e.attempt} was cancelled, its job is gone",
     w.Asked: "{e.who} asked to {e.what} it: {e.reason}{done}",

@@ -1,138 +1,112 @@
-"""mqi-ledger - verify the chain of the ledger, repair it, or start its fold anew
+"""mqi-ledger - verify the record, mend it, copy it, and tell it anew from what the world can prove
 
 examples:
-  mqi-ledger verify                       every line, the chain, and the head that the last report showed
-  mqi-ledger verify --head 57:3fa9c1      also: line 57 must have the digest that begins so
-  mqi-ledger repair --reason "bad disk"   keep the readable lines, set the damaged file aside, record both digests
-  mqi-ledger rebuild --reason "restored"  accept a ledger that is shorter than the one seen before (a restored backup)
+  mqi-ledger verify                           every line, the chain, the story, the manifests, the head that a report showed
+  mqi-ledger verify --head 57:3fa9c1          also: line 57 must have the digest that begins so
+  mqi-ledger backup /backup/mqi               a verified copy in a folder of its own below it; scripts may run meanwhile
+  mqi-ledger repair --dry-run                 which lines are damaged, and which cases they are about
+  mqi-ledger repair --reason "bad disk"       set them aside, keep the old file, ask the compute hosts what they know
+  mqi-ledger rebuild --reason "disk lost"     no ledger, or an older copy of it: recover what hosts and results can prove
+  mqi-ledger compress                         files of past years; every program reads them as before
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from hashlib import sha256
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from mqi_scripts import words as w
+from mqi_scripts.care import backup, rebuild, repair
+from mqi_scripts.care import verify as care
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import codec
-from mqi_scripts.world import config, lock, files
-from mqi_scripts.world.files import write_whole
+from mqi_scripts.pure import tables
+from mqi_scripts.world import config, files, lock
 from mqi_scripts.world.ledger import Ledger
+
+ACTIONS = ("verify", "backup", "repair", "rebuild", "compress")
+LINE = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")
+WAIT = 60  # seconds for a script that runs
 
 
 def verify(book: Ledger, heads: Sequence[str]) -> int:
-    """Stream every line; 65 with the first bad line, why, and what to do."""
-    wanted = dict(_head(text) for text in heads)
+    """Read every line; 65 with all that is wrong and what to do."""
+    seen = [_head(text) for text in heads]
     shown = files.read_note(os.path.join(book.folder, "health", "mqi-report.json")).get("head")
     if shown and shown[0]:
-        wanted.setdefault(shown[0], shown[1])
-    damaged: list[str] = []
-    head, cases = codec.START, set[str]()
-    try:
-        for record, head in book.records():  # noqa: B007
-            cases.add(record["case"])
-            expected = wanted.pop(head.seq, "")
-            if not head.digest.startswith(expected):
-                damaged.append(f"line {head.seq} has digest {head.digest[:16]}, a report showed {expected[:16]}: it was rewritten")
-    except w.Damaged as error:
-        damaged.append(str(error))
-    damaged += torn(book)
-    damaged += [
-        f"line {seq} is missing (the last one here is {head.seq}), but a report showed it, digest {digest[:16]}: the tail is cut. "
-        "Restore the newest backup, or accept the loss: mqi-ledger rebuild --reason ..."
-        for seq, digest in wanted.items()
-    ]
-    for text in damaged:
-        sys.stderr.write(f"mqi-ledger: {text}\n")
-    sys.stdout.write(f"{head.seq} lines, {len(cases - {''})} cases, head {head.seq}:{head.digest}\n")
-    return w.Damaged.code if damaged else 0
+        seen.append(w.Head(*shown))
+    story = care.examine(book, seen)
+    for text in story.trouble:
+        sys.stderr.write(f"mqi-ledger: {tables.printable(text)}\n")
+    for first, last, why in story.lost:
+        sys.stdout.write(tables.printable(f"lines {first} to {last} are missing since a repair: {why}") + "\n")
+    sys.stdout.write(f"{story.lines} lines, {len(story.cases)} cases, head {story.head.seq}:{story.head.digest}\n")
+    return w.Damaged.code if story.trouble else 0
 
 
-def torn(book: Ledger) -> list[str]:
-    for name in book.files()[-1:]:
-        with open(os.path.join(book.folder, name), "rb") as file:
-            end = file.read()[-(1 << 20) :]
-        if not end.endswith(b"\n") and end:
-            return [f"{name}: its last line has no newline: a write was cut off; the next script that records sets it aside"]
-    return []
-
-
-def repair(book: Ledger, reason: str) -> int:
-    """Each file keeps its readable beginning; the old file stays as <name>.damaged-<digest>; what follows is set aside too."""
-    damaged: list[str] = []
-    good: dict[str, bytes] = {}
-    head = codec.START
-    with lock.held(os.path.join(book.folder, "ledger.lock"), 30):
-        for name in book.files():
-            path, kept = os.path.join(book.folder, name), b""
-            with open(path, "rb") as file:
-                whole = file.read()
-            for text in whole.splitlines(keepends=True):
-                try:
-                    if damaged or not text.endswith(b"\n"):
-                        raise w.Damaged("it follows a damaged line")
-                    head = codec.read_line(text[:-1], head)[1]
-                except w.Damaged as error:
-                    damaged.append(f"{name}: {error}")
-                    break
-                kept += text
-            if kept != whole:
-                good[name] = kept
-                old = sha256(whole).hexdigest()
-                os.link(path, f"{path}.damaged-{old[:16]}")
-                write_whole(path, kept)
-                damaged.append(f"{path}.damaged-{old[:16]} {old} {sha256(kept).hexdigest()}")
-        forget(book)
-    if not good:
-        sys.stdout.write("nothing to repair\n")
-        return 0
-    _, old, new = damaged[-1].rsplit(" ", 2)
-    now = codec.stamp(datetime.now(UTC))
-    book.append([w.Repaired("", now, f"repair: {reason}", old, new)], now)
-    sys.stdout.write(f"kept {head.seq} lines; the damaged file stays beside; the next scripts look at the world again\n")
-    return 0
-
-
-def forget(book: Ledger) -> None:
-    """Delete the caches of the fold, and the head that reports remember."""
-    for name in ("cache/fold", "health/mqi-report.json"):
-        if os.path.exists(path := os.path.join(book.folder, name)):
-            os.unlink(path)
-
-
-def rebuild(book: Ledger, reason: str) -> int:
-    forget(book)
-    now = codec.stamp(datetime.now(UTC))
-    book.append([w.Repaired("", now, f"rebuild: {reason}", "", book.state().head.digest)], now)
-    sys.stdout.write(f"the fold was made anew; head {book.state().head.seq}\n")
-    return 0
-
-
-def _head(text: str) -> tuple[int, str]:
+def _head(text: str) -> w.Head:
     seq, _, digest = text.partition(":")
     if not seq.isdigit() or not digest:
         raise w.Usage(f"--head {text!r}: expected SEQ:DIGEST as a report shows it")
-    return int(seq), digest
+    return w.Head(int(seq), digest)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parse = cli.parser("mqi-ledger", __doc__ or "")
-    parse.add_argument("action", choices=("verify", "repair", "rebuild"))
-    parse.add_argument("--head", action="append", default=[], metavar="SEQ:DIGEST", help="a head that was seen")
-    parse.add_argument("--reason", help="why; required for repair and rebuild")
-    args = parse.parse_args(argv)
-    if args.action != "verify" and not args.reason:
-        parse.error(f"{args.action} changes the record: say why with --reason")
-    return cli.boundary("mqi-ledger", lambda: work(args))
+@contextmanager
+def alone(state: str, line: bool) -> Iterator[None]:
+    """No second mqi-ledger; line: no other script either, for as long as that lasts. Raises Busy."""
+    names = {f"run.{name}" for name in LINE} | {name for name in os.listdir(state) if name.startswith("run.")} if line else set()
+    with ExitStack() as locks:
+        locks.enter_context(lock.held(os.path.join(state, "run.mqi-ledger"), 0))
+        for name in sorted(names - {"run.mqi-ledger"}):
+            locks.enter_context(lock.held(os.path.join(state, name), WAIT))
+        yield
+
+
+def keep(run: cli.Run, target: str) -> int:
+    """A backup below target."""
+    place, story = backup.backup(run.book, os.path.abspath(target), run.now().translate(str.maketrans("", "", "-:.")))
+    sys.stdout.write(
+        f"{place}: {story.lines} lines, {len(story.cases)} cases, {len(story.manifests)} manifests, head {story.head.seq}:"
+        f"{story.head.digest}, verified. To restore it: {place}/RESTORE.txt\n"
+    )
+    return 0
+
+
+def squeeze(run: cli.Run) -> int:
+    done = backup.compress(run.book)
+    sys.stdout.writelines(f"{name}: {before} bytes, now {after} as {name}.gz\n" for name, before, after in done)
+    sys.stdout.write("" if done else "nothing to compress: the newest file stays plain, older ones are compressed\n")
+    return 0
 
 
 def work(args: argparse.Namespace) -> int:
     site = config.load(args.config, os.environ)
     cli.check_state(site.state)
-    by = {"script": "mqi-ledger", "host": os.uname().nodename, "pid": os.getpid(), "user": cli.user()}
-    book = Ledger(site.state, by)
+    run = cli.Run("mqi-ledger", args, site)
     if args.action == "verify":
-        return verify(book, args.head)
-    return repair(book, args.reason) if args.action == "repair" else rebuild(book, args.reason)
+        return verify(run.book, args.head)
+    with alone(site.state, args.action in ("repair", "rebuild")):
+        if args.action == "backup":
+            return keep(run, args.folder)
+        if args.action == "compress":
+            return squeeze(run)
+        if args.action == "repair":
+            return repair.repair(run, args.reason or "")
+        return rebuild.rebuild(run, args.reason or "", args.ledger, accept_empty=args.accept_empty)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parse = cli.parser("mqi-ledger", __doc__ or "")
+    parse.add_argument("action", choices=ACTIONS)
+    parse.add_argument("folder", nargs="?", metavar="DIR", help="where backups are kept")
+    parse.add_argument("--head", action="append", default=[], metavar="SEQ:DIGEST", help="verify: a head that was seen")
+    parse.add_argument("--reason", help="repair, rebuild: why; it is recorded")
+    parse.add_argument("--dry-run", action="store_true", help="repair, rebuild: say what would be done, do nothing")
+    parse.add_argument("--ledger", default="", metavar="ID", help="rebuild: the lost ledger's id, where another was begun since")
+    parse.add_argument("--accept-empty", action="store_true", help="rebuild: a root without its mark is empty on purpose")
+    args = parse.parse_args(argv)
+    if args.action in ("repair", "rebuild") and not (args.reason or args.dry_run):
+        parse.error(f"{args.action} changes the record: say why with --reason")
+    if (args.action == "backup") != bool(args.folder):
+        parse.error("backup, and nothing else, needs a folder to keep copies in")
+    return cli.boundary("mqi-ledger", lambda: work(args))

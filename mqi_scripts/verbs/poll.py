@@ -35,7 +35,7 @@ def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
             run.record([event for case, _ in ends for event in decide.poll(case, after, rules, run.now())])
     run.note.setdefault("groups", {})[host.name] = [list(group) for group in look.groups]
     for case in cases:
-        trace = look.traces.get(case.label)
+        trace = decide.own_trace(case, look)
         if trace and trace.claim == "begun":
             run.note["progress"][case.key] = readers.progress(trace.tail, run.site.job.progress)
         elif why := place.why_waiting(case, look, host.name):

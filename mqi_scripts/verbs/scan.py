@@ -73,9 +73,9 @@ def work(run: cli.Run) -> None:
 
 
 def key_of(ledger: str, path: str, memo: dict[str, Any]) -> str:
-    """The case's key: ledger id and path, hashed; it names the remote folder and the label. Known ones are not hashed again."""
+    """The case's key; known ones are not hashed again."""
     of, key = memo.get("key", (None, ""))
-    return str(key) if of == ledger else codec.sha256(f"{ledger}\0{path}".encode("utf-8", "surrogateescape"))[:20]
+    return str(key) if of == ledger else codec.key(ledger, path)
 
 
 def judge(

@@ -143,7 +143,8 @@ class Host:
         if owner and not self.holds(owner[1]):
             raise Damaged(
                 f"{where} was shown line {owner[1].seq} of this ledger, which is not here: a restored backup or a cloned "
-                "gateway, or a repaired ledger. Nothing is done there; put a copy of the ledger back that has this line"
+                "gateway, or a repaired ledger. Nothing is done there; put a copy of the ledger back that has this line, or accept "
+                "the loss: mqi-ledger rebuild --reason ..."
             )
         if owner is None and self.used:
             raise Unreachable(

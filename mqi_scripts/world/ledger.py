@@ -1,15 +1,16 @@
 """The ledger: JSON lines, one writer at a time, every line chained to the one before; state is its fold.
 
-Files: ledger-<year>.jsonl (the chain goes on across years), ledger.lock (never deleted), ledger.torn.<n> (set aside),
-cache/fold (what the fold gave: open cases, then closed ones, which are read only where they matter; deletable).
+Files: ledger-<year>.jsonl (the chain goes on across years; older ones may be compressed: .gz), ledger.lock (never deleted),
+ledger.torn.<n> (set aside), cache/fold (what the fold gave: open cases, then closed ones, which are read only where they
+matter; deletable). docs/ledger.md is the format.
 """
 
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
-from zlib import crc32
 
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec
@@ -70,8 +71,27 @@ class Ledger:
         return {**(self._closed or {}), **state.open}, state.head
 
     def files(self) -> list[str]:
+        """Those of the years, oldest first, under their plain names."""
         names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
-        return sorted(n for n in names if n.startswith("ledger-") and n.endswith(".jsonl"))
+        return sorted({n.removesuffix(".gz") for n in names if n.startswith("ledger-") and n.endswith((".jsonl", ".jsonl.gz"))})
+
+    def texts(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        """Lines of a year's file, plain or compressed, from an offset on. Raises Damaged where it cannot be unpacked."""
+        path = self._path(name)
+        try:
+            file: Any = open(path, "rb")  # noqa: SIM115  # closed below
+        except FileNotFoundError:  # not asked for before: it may be compressed at any moment
+            import gzip  # noqa: PLC0415
+
+            file = gzip.open(f"{path}.gz")  # noqa: SIM115
+        with file:
+            try:
+                file.seek(offset)
+                yield from file
+            except (EOFError, zlib.error, OSError) as error:
+                if getattr(error, "errno", None):
+                    raise
+                raise w.Damaged(f"{path}.gz cannot be unpacked: {error}. See: mqi-ledger repair --dry-run") from None
 
     def records(self) -> Iterator[tuple[dict[str, Any], w.Head]]:
         """Every record in order, streamed and checked. Raises Damaged at the first bad one."""
@@ -85,11 +105,7 @@ class Ledger:
         end = f'"sha256":"{head.digest}"}}\n'.encode()
         if head == self.state().head:
             return True
-        for name in reversed(self.files()):
-            with open(self._path(name), "rb") as file:
-                if any(text.endswith(end) for text in file):
-                    return True
-        return False
+        return any(text.endswith(end) for name in reversed(self.files()) for text in self.texts(name))
 
     def append(self, events: Sequence[w.Event], now: str) -> list[w.Event]:
         """Store what can follow, fsynced, and return it; what cannot (the world moved) lands in `refused`.
@@ -105,14 +121,16 @@ class Ledger:
             stored, text, head = list[w.Event](), b"", state.head
             name = f"ledger-{max(now[:4], state.file[7:11])}.jsonl"
             self._state = None  # until the lines are on the disk nothing of it is true
-            opening: list[w.Event] = [] if state.id else [w.Opened("", now, os.urandom(8).hex())]
+            first = state.id or any(isinstance(event, w.Opened) for event in events)  # a lost ledger goes on under its id
+            opening: list[w.Event] = [] if first else [w.Opened("", now, os.urandom(8).hex())]
             for event in [*opening, *events]:
                 try:
+                    line, after = codec.line(event, head, self.by)
                     state = self._fold(state, event)
                 except w.Illegal as error:
                     self.refused.append(error)
                     continue
-                line, head = codec.line(event, head, self.by)
+                head = after
                 text += line
                 stored.append(event)
             if text:
@@ -124,26 +142,25 @@ class Ledger:
 
     def _lines(self, name: str, offset: int, head: w.Head) -> Iterator[tuple[dict[str, Any], w.Head, int]]:
         """Lines of one file from offset on: record, head, offset behind it. A torn tail is not there."""
-        with open(self._path(name), "rb") as file:
-            file.seek(offset)
-            for text in file:
-                if not text.endswith(b"\n"):
-                    return
-                try:
-                    record, head = codec.read_line(text[:-1], head)
-                except w.Damaged as error:
-                    raise w.Damaged(
-                        f"{self._path(name)}: line {head.seq + 1} of the ledger, at byte {offset}: {error}. Nothing is written "
-                        "until it is mended: mqi-ledger verify, then mqi-ledger repair --reason ..."
-                    ) from None
-                offset += len(text)
-                yield record, head, offset
+        for text in self.texts(name, offset):
+            if not text.endswith(b"\n"):
+                return
+            try:
+                record, head = codec.read_line(text[:-1], head)
+            except w.Damaged as error:
+                raise w.Damaged(
+                    f"{self._path(name)}: line {head.seq + 1} of the ledger, at byte {offset}: {error}. Nothing is written "
+                    "until it is mended: mqi-ledger verify, then mqi-ledger repair --reason ..."
+                ) from None
+            offset += len(text)
+            yield record, head, offset
 
     def _catch_up(self) -> State:
         """The fold of what is there now. The caller holds the lock, shared or not."""
         state, files = self._state or self._load(), self.files()
         self._state = state
-        if state.file and (state.file not in files or os.path.getsize(self._path(state.file)) < state.size):
+        whole = self._is_compressed(state.file) or state.file in files and os.path.getsize(self._path(state.file)) >= state.size
+        if state.file and not whole:
             raise w.Damaged(
                 f"{self._path(state.file)} ends before line {state.head.seq}, which was seen there: its tail is cut, or it is an "
                 "older copy. See: mqi-ledger verify; if it is a restored backup: mqi-ledger rebuild --reason ..."
@@ -161,7 +178,7 @@ class Ledger:
             return state._replace(id=event.id)
         if isinstance(event, w.Rooted):
             state.roots[event.host] = event.root
-        elif not isinstance(event, w.Repaired):
+        elif not isinstance(event, w.Repaired | w.Lost):
             old = state.open.get(event.case) or self._load_closed().get(event.case)
             case = evolve(old, event)
             if not old or (old.status in w.CLOSED) != (case.status in w.CLOSED):
@@ -206,7 +223,7 @@ class Ledger:
         text = b""
         for part, cases in ((state._asdict() | {"open": 0}, state.open), (dict[str, Any](), self._load_closed())):
             body = json.dumps(part | {"cases": [*cases.values()], "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
-            text += b"%d %b" % (crc32(body), body)
+            text += b"%d %b" % (zlib.crc32(body), body)
         with suppress(w.Disk):
             write_whole(self._path("cache", "fold"), text, flush=False)
         self._kept = state.head.seq
@@ -214,6 +231,8 @@ class Ledger:
     def _set_torn_aside(self) -> None:
         """A last line without newline was never acknowledged: finish it if it is whole, else keep it beside."""
         for name in self.files()[-1:]:
+            if self._is_compressed(name):
+                raise w.Damaged(f"{self._path(name)}.gz: the newest file is written to, it must be plain: gunzip it")
             with open(self._path(name), "rb+") as file:
                 file.seek(max(os.path.getsize(self._path(name)) - (1 << 20), 0))
                 torn = file.read().rpartition(b"\n")[2]
@@ -226,6 +245,9 @@ class Ledger:
                     os.fsync(file.fileno())
                     self.say(f"the ledger's last line was torn, never acknowledged: set aside as ledger.torn.{count + 1}")
 
+    def _is_compressed(self, name: str) -> bool:
+        return not os.path.exists(self._path(name)) and os.path.exists(f"{self._path(name)}.gz")
+
     def _path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)
 
@@ -234,7 +256,7 @@ def _checked(line: bytes) -> dict[str, Any]:
     """A line of the cached fold, which begins with its checksum."""
     check, _, body = line.partition(b" ")
     kept: dict[str, Any] = json.loads(body)
-    if crc32(body) != int(check) or kept["fold"] != FOLD:
+    if zlib.crc32(body) != int(check) or kept["fold"] != FOLD:
         raise ValueError("not a fold of this version")
     return kept
 

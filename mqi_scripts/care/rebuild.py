@@ -1,0 +1,275 @@
+"""Telling a ledger anew what it lost: every case, attempt and verdict that hosts and results can prove, and nothing else."""
+
+import os
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mqi_scripts import words as w
+from mqi_scripts.care import evidence, verify
+from mqi_scripts.frame import cli
+from mqi_scripts.pure import codec, decide, tables
+from mqi_scripts.pure.evolve import evolve
+from mqi_scripts.world import files, folder
+
+UNSEEN = w.Look({}, None, (), "", ())
+UNREAD = "its content could not be read again when the ledger was rebuilt, so nobody knows what its results should hold"
+NEVER = (
+    "Nothing outside a ledger proves a person's decisions and notes, what was held and why, or that a case was cancelled before "
+    "it began: look at mqi-report before the timers start again."
+)
+
+
+class Learned(NamedTuple):
+    """What the world tells. seen: by key and attempt, the host's name and the look that shows it. facts, texts: of the contents
+    that the inbox has now, by key and digest: what their profile tells, and their manifests. unknown: keys without a path, and
+    wrong: results that do not verify, as sentences."""
+
+    seen: dict[str, dict[int, tuple[str, w.Look]]]
+    proofs: dict[str, dict[int, evidence.Proof]]
+    paths: dict[str, str]
+    facts: dict[tuple[str, str], Mapping[str, Any]]
+    texts: dict[tuple[str, str], bytes]
+    unknown: list[str]
+    wrong: list[str]
+
+
+def rebuild(run: cli.Run, reason: str, ledger: str = "", *, accept_empty: bool = False, always: bool = True) -> int:
+    """With the locks of all scripts: ask, record, leave the new head in each root. Safe to be killed and run again.
+
+    ledger: the id to go on with where another ledger was begun meanwhile. always: record that it was done, whatever it found.
+    Returns the exit code: 1 if a person has to look at what could not be recovered.
+    """
+    roots, none = evidence.ask(run.site)
+    before = verify.read(run.book, [root.head for root in roots])
+    if before.trouble:
+        raise w.Damaged(f"{before.trouble[0]}. First: mqi-ledger repair --reason ...")
+    used = {name: why for name, why in none.items() if name in before.roots or not before.lines}
+    if used and not accept_empty:
+        raise w.Unreachable(next(iter(used.values())))
+    before = _identify(run, before, roots, ledger)
+    gone = [root for root in roots if root.head in before.strange or not before.lines]
+    learned = learn(run, before, roots, [root for root in gone if not run.args.dry_run])
+    events = _events(run, before, roots, gone, learned, reason)
+    if always or gone or any(event.case for event in events):
+        _record(run, before, events)
+    if not run.args.dry_run:
+        forget(run.book.folder)
+        cases = run.book.cases()
+        for root in roots:
+            _leave(run, root, cases, learned)
+    return _conclude(run, before, events, learned, bool(gone))
+
+
+def _identify(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], ledger: str) -> verify.Story:
+    """The story, with the id that it goes on with. Raises Damaged where that is not certain."""
+    owners = sorted({root.owner for root in roots})
+    if len(owners) > 1:
+        raise w.Damaged(f"the roots of this site belong to several ledgers, {', '.join(owners)}: take the foreign hosts out")
+    theirs = owners[0] if owners else before.id or evidence.owner_of_results(run.site)
+    if not theirs:
+        raise w.Damaged("no root and no results folder tells which ledger this was: nothing to rebuild, mqi-scan begins a new one")
+    if before.lines and theirs != before.id:
+        if before.roots or ledger != theirs:
+            hint = f". If that was this gateway's ledger before it was lost: mqi-ledger rebuild --ledger {theirs} --reason ..."
+            text = f"the roots belong to ledger {theirs}, this one is {before.id}: two gateways need two roots"
+            raise w.Damaged(text if before.roots else text + hint)
+        for name in run.book.files() if not run.args.dry_run else []:
+            path, aside = os.path.join(run.book.folder, name), f"{name}.aside-{before.head.digest[:16]}"
+            os.rename(path, os.path.join(run.book.folder, aside))
+            run.say(f"{name}, which was begun meanwhile, is set aside as {aside}")
+        before = before._replace(cases={}, head=codec.START, lines=0)
+    return before._replace(id=theirs)
+
+
+def learn(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], hold: Collection[evidence.Root]) -> Learned:
+    """Ask everything that can tell. hold: roots in which nothing else may work until it is recorded."""
+    learned, there, told = Learned({}, {}, {}, {}, {}, [], []), dict[str, list[str]](), dict[str, list[evidence.Proof]]()
+    for root in roots:
+        found = evidence.survey(root, before.id, hold=root in hold)
+        for key, number, look in evidence.look(root, found):
+            learned.seen.setdefault(key, {})[number] = (root.host.name, look)
+        for key, numbers in found.items():
+            what = f"attempts {', '.join(map(str, sorted(numbers)))}" if numbers else "its input"
+            there.setdefault(key, []).append(f"{root.host.name}: {what}")
+    for proof in evidence.proofs(run.site, before.id):
+        told.setdefault(proof.key, []).append(proof)
+    named = {proof.path for some in told.values() for proof in some} | {case.path for case in before.cases.values()}
+    learned.paths.update(evidence.paths(run.site, before.id, {*there, *told}, named))
+    learned.unknown.extend(f"{key[: w.ID]} ({'; '.join(where)})" for key, where in there.items() if key not in learned.paths)
+    _verify(run, [proof for some in told.values() for proof in some], before.cases, learned)
+    _read(run, before, learned)
+    return learned
+
+
+def _verify(run: cli.Run, told: list[evidence.Proof], cases: Mapping[str, w.Case], learned: Learned) -> None:
+    """Read every byte of the results that the ledger does not call completed, or salvaged, already."""
+    due = []
+    for proof in sorted(told, key=lambda proof: not proof.complete):
+        case = cases.get(proof.key)
+        told_of = case and case.attempt == proof.attempt and (case.status == w.COMPLETED or case.salvaged)
+        if not case or (case.attempt <= proof.attempt and not told_of):
+            due.append(proof)
+    if due:
+        run.say(f"reading {len(due)} results, {sum(proof.bytes for proof in due) / 1e6:.0f} MB, to verify them")
+    for proof in due:
+        if proof.attempt not in learned.proofs.get(proof.key, {}):  # what was replaced by the same has the same record
+            if fault := proof.fault():
+                learned.wrong.append(f"{proof.key[: w.ID]}: {fault}")
+            else:
+                learned.proofs.setdefault(proof.key, {})[proof.attempt] = proof
+
+
+def _read(run: cli.Run, before: verify.Story, learned: Learned) -> None:
+    """The contents that the inbox has now of the cases whose newest attempt still has to be judged."""
+    due = set()
+    for key, numbers in learned.seen.items():
+        proof = learned.proofs.get(key, {}).get(max(numbers))
+        known = key in before.cases and before.cases[key].attempt >= max(numbers)
+        if key in learned.paths and not known and not (proof and proof.complete):
+            path, part = learned.paths[key], evidence.part(run.site, learned.paths[key])
+            due.add(path.removesuffix(f"/{part}") if part else path)
+    for path in sorted(due):
+        for key, (digest, facts, text) in evidence.contents(run.site, before.id, path, learned.paths).items():
+            learned.facts[key, digest], learned.texts[key, digest] = facts, text
+
+
+def recover(
+    key: str, path: str, part: str, case: w.Case | None, learned: Learned, unread: Mapping[str, Any], rules: decide.Rules, now: str
+) -> list[w.Event]:
+    """What the ledger lacks of one case, attempt by attempt, as it can be told. unread: facts of a content that is not there."""
+    seen, proofs, events = learned.seen.get(key, {}), learned.proofs.get(key, {}), list[w.Event]()
+
+    def tell(*more: w.Event) -> None:
+        nonlocal case
+        for event in more:
+            try:
+                case = evolve(case, event)
+            except w.Illegal:
+                return
+            events.append(event)
+
+    for number in sorted({*seen, *proofs}):
+        look, proof, label = _alone(seen, key, number), proofs.get(number), f"mqi1:{key}:{number}"
+        trace, task = look.traces.get(label), next((task for task in look.tasks or () if task.label == label), None)
+        digest = (trace.digest if trace else "") or (proof.input if proof else "")
+        foreign = case is not None and case.intent and case.attempt == number and digest not in ("", case.digest)
+        if case is None or number > case.attempt or foreign:
+            host = seen[number][0] if number in seen else proof.host if proof else ""
+            group = (trace.status.get("group", "") if trace else "") or (task.group if task else proof.group if proof else "")
+            facts = learned.facts.get((key, digest), proof.facts if proof and proof.input == digest else unread)
+            tell(w.Recovered(key, now, path, number, digest, host, group, part, facts))
+        if case is None or case.attempt != number:
+            continue
+        tell(*decide.poll(case, look, rules, now))
+        if proof and proof.input == case.digest:
+            tell(*_told(case, proof, now))
+    if case and case.status == w.PUSHED and any(isinstance(event, w.Recovered) for event in events):
+        text = f"attempt {case.attempt} was over without a verdict when the ledger was rebuilt; the next mqi-scan looks again"
+        tell(w.Held(key, now, case.path, (w.Reason("recovered", case.host, text),)))
+    return events
+
+
+def _alone(seen: Mapping[int, tuple[str, w.Look]], key: str, number: int) -> w.Look:
+    """The look at one attempt: the case's lock is held by the newest that has begun, not by those before it."""
+    if number not in seen:
+        return UNSEEN
+    host, look = seen[number]
+    label = f"mqi1:{key}:{number}"
+    later = [other.traces.get(f"mqi1:{key}:{n}") for n, (there, other) in seen.items() if n > number and there == host]
+    if label in look.traces and any(trace and trace.claim == "begun" for trace in later):
+        return look._replace(traces={label: look.traces[label]._replace(held=False)})
+    return look
+
+
+def _told(case: w.Case, proof: evidence.Proof, now: str) -> list[w.Event]:
+    """What the record of a verified result adds to a case at that attempt: all of it, where its host tells nothing."""
+    key, number, size, events = case.key, case.attempt, (len(proof.sums), proof.bytes), list[w.Event]()
+    failed = (proof.reason, "application", "results" if proof.exit == 0 else "computing", proof.exit, "", proof.output)
+    if not case.open and case.manifest != proof.output:
+        return []
+    if case.open:
+        events.append(w.Started(key, now, number, proof.group, "", "", proof.started))
+        if proof.exit == 0:
+            events.append(w.Succeeded(key, now, number, proof.output, proof.started, proof.ended))
+    if proof.complete:
+        return [*events, w.Completed(key, proof.fetched, number, proof.output, *size)]
+    if case.status != w.FAILED:
+        events.append(w.Failed(key, proof.fetched, number, *failed))
+    return [*events, w.Salvaged(key, proof.fetched, number, *size)]
+
+
+def _events(
+    run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], gone: Sequence[evidence.Root], learned: Learned, reason: str
+) -> list[w.Event]:
+    """What there is to record. The ledger goes on above each line that a root was shown and that is gone."""
+    now, rules = run.now(), decide.Rules(run.site.retry.interrupted, run.site.job.time_limit)
+    events: list[w.Event] = [] if before.lines else [w.Opened("", now, before.id)]
+    above = before.head.seq + len(events)
+    for root in sorted(gone, key=lambda root: root.head.seq):
+        digest = root.head.digest.removeprefix(evidence.REBUILDING)
+        if root.head.seq > above and len(digest) == len(codec.START.digest):
+            why = f"{root.host.name} was shown line {root.head.seq}; rebuild: {reason}"
+            events.append(w.Lost("", now, root.head.seq, digest, why))
+            above = root.head.seq
+        events.append(w.Repaired("", now, f"rebuild: {reason}", digest, before.head.digest))
+        above += 1
+    if not gone:
+        events.append(w.Repaired("", now, f"rebuild: {reason}", "", before.head.digest))
+    events += [w.Rooted("", now, root.host.name, root.host.config.root) for root in roots if root.host.name not in before.roots]
+    unread = {"profile": "files", "remarks": [UNREAD]} if run.site.scan.profile != "files" else {}
+    for key, path in sorted(learned.paths.items(), key=lambda item: item[1]):
+        events += recover(key, path, evidence.part(run.site, path), before.cases.get(key), learned, unread, rules, now)
+    return events
+
+
+def _record(run: cli.Run, before: verify.Story, events: list[w.Event]) -> None:
+    """Append all at once, once the caches that remember what is gone are deleted; tell what was told of each case."""
+    if not run.args.dry_run:
+        forget(run.book.folder)
+        events = run.book.append(events, run.now())
+        while run.book.refused:
+            run.say(f"left alone, somebody else was quicker: {run.book.refused.pop()}")
+    cases = dict(before.cases)
+    for event in events:
+        if event.case:
+            cases[event.case] = evolve(cases.get(event.case), event)
+            would = "would record: " if run.args.dry_run else ""
+            sys.stdout.write(f"{would}{tables.sentence(event, cases[event.case])}\n")
+
+
+def _leave(run: cli.Run, root: evidence.Root, cases: Mapping[str, w.Case], learned: Learned) -> None:
+    """The new head for a root; and the manifests that open cases need, from the inbox or from there."""
+    mine = [(case.key, case.digest) for case in cases.values() if case.host == root.host.name and case.status not in w.CLOSED]
+    lack = [one for one in mine if one[1] and not os.path.exists(folder.manifest_file(run.site.state, *one))]
+    there = [one for one in lack if one not in learned.texts]
+    sent = list(evidence.settle(root, run.book.state().head, there))
+    for key, digest, text in (*((*one, learned.texts[one]) for one in lack if one in learned.texts), *sent):
+        files.write_whole(folder.manifest_file(run.site.state, key, digest), text)
+
+
+def _conclude(run: cli.Run, before: verify.Story, events: Sequence[w.Event], learned: Learned, lossy: bool) -> int:
+    """Say what could be recovered, and what could not."""
+    recovered = [event for event in events if isinstance(event, w.Recovered)]
+    keys = {event.case for event in events if event.case}
+    out = [f"{len(recovered)} attempts recovered, the story of {len(keys)} cases told on"]
+    if not keys:
+        out = ["the ledger has all that the hosts and the results can prove"]
+    out += [f"NOT recovered: {text}: nothing names its path; what runs of it is left alone" for text in learned.unknown]
+    out += [f"NOT proved by its result: {text}" for text in learned.wrong]
+    names = {host.name for host in run.site.hosts}
+    left = [case for case in before.cases.values() if case.host and case.host not in names and case.open]
+    out += [f"NOT asked: hosts.{case.host}, which left the configuration, for {case.id}" for case in left]
+    out += [NEVER] if lossy else []
+    if not run.args.dry_run:
+        head = run.book.state().head
+        out.append(f"ledger at line {head.seq}, digest {head.digest}")
+    sys.stdout.write("\n".join(map(tables.printable, out)) + "\n")
+    return int(bool(learned.unknown or learned.wrong or left))
+
+
+def forget(state: str) -> None:
+    """Delete what remembers lines that are gone: the fold, the scan's memory, the head that reports showed. Nothing is lost."""
+    for name in ("cache/fold", "cache/scan", "health/mqi-report.json"):
+        if os.path.exists(path := os.path.join(state, name)):
+            os.unlink(path)

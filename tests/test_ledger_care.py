@@ -1,0 +1,254 @@
+"""The ledger's care over real parts: every damage is found and mended, copies are whole, and what is lost is told anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO, Place, Pueued, Sshd, host_text
+
+
+JOB = 'sh "$MQI_INPUT/do.sh"'
+GOOD = 'cp "$MQI_INPUT/plan.txt" plan.out\n'
+DO = {
+    "done": GOOD,
+    "cut": 'if [ "$MQI_ATTEMPT" = 1 ]; then kill -TERM 0; sleep 60; fi\n' + GOOD,
+    "failed": "echo no beam; exit 3\n",
+    "partial": GOOD + "exit 4\n",
+    "empty": "true\n",
+    "computed": GOOD,
+    "running": "while [ ! -e {go} ]; do sleep 0.1; done\n" + GOOD,
+    "running2": "while [ ! -e {go} ]; do sleep 0.1; done\n" + GOOD,
+    "waiting": GOOD,
+    "pushed": GOOD,
+    "found": GOOD,
+    "held": GOOD,
+}
+ENDED = ("done", "cut", "failed", "partial", "empty")
+STATUS = {"done": "completed", "cut": "completed", "failed": "failed", "partial": "failed", "empty": "failed", "computed": "computed",
+          "running": "running", "running2": "running", "waiting": "submitted", "pushed": "pushed", "found": "found", "held": "held"}  # fmt: skip
+
+
+def add(place: Place, *names: str) -> None:
+    for name in names:
+        folder = place.case(name)
+        (folder / "do.sh").write_text(DO[name].format(go=place.folder / "go"))
+        if name == "held":
+            (folder / "link").symlink_to("/etc/passwd")
+
+
+def run(place: Place, *programs: str) -> None:
+    for program in programs:
+        ran = place(program)
+        assert ran.code in (0, 1), (program, ran)
+
+
+def statuses(place: Place) -> dict[str, str]:
+    return {path: row["status"] for path, row in place.rows().items()}
+
+
+@pytest.fixture
+def busy(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> Place:
+    """A site with a case in every status that there is; two jobs run until the file `go` is there."""
+    place = Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    add(place, *ENDED)
+    place.until("completed", "failed")
+    add(place, "computed")
+    run(place, "mqi-scan", "mqi-push", "mqi-submit")
+    while statuses(place)["computed"] != "computed":
+        run(place, "mqi-poll")
+    for names in (("running", "running2"), ("waiting",)):
+        add(place, *names)
+        run(place, "mqi-scan", "mqi-push", "mqi-submit")
+    while len(place.executions()) < 9:
+        time.sleep(0.05)
+    run(place, "mqi-poll")
+    add(place, "pushed")
+    run(place, "mqi-scan", "mqi-push")
+    add(place, "found", "held")
+    run(place, "mqi-scan")
+    assert statuses(place) == STATUS
+    return place
+
+
+def finish(place: Place) -> dict[str, dict[str, object]]:
+    """Let the jobs go on; to the end of every case."""
+    (place.folder / "go").touch()
+    rows = place.until("completed", "failed", "held")
+    runs = place.executions()
+    assert len(runs) == len(set(runs)), runs
+    assert {path: row["status"] for path, row in rows.items() if path != "held"} == {
+        name: "failed" if STATUS[name] == "failed" else "completed" for name in STATUS if name != "held"
+    }  # fmt: skip
+    assert rows["held"]["status"] == "held"
+    assert len(runs) == len(STATUS) - 1 + 1  # held never, cut twice
+    assert {row["attempt"] for path, row in rows.items() if path not in ("cut", "held")} == {1}
+    assert rows["cut"]["attempt"] == 2
+    for name in STATUS:
+        if rows[name]["status"] == "completed":
+            assert (place.results / name / "plan.out").read_text() == f"plan of {name}\n"
+    assert not list(place.results.glob("*.superseded-*")), "a result was fetched twice"
+    verified = place("mqi-ledger", "verify")
+    assert verified.code == 0, verified.err
+    return rows
+
+
+def sight(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_lost_ledger_is_told_anew_while_its_jobs_run(busy: Place) -> None:
+    place = busy
+    before, results = place.rows(), sight(place.results)
+    for path in place.state.glob("ledger-*"):
+        path.unlink()
+    for program in ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch"):
+        assert place(program).code == 65
+    ran = place("mqi-ledger", "rebuild", "--reason", "the disk is gone")
+    assert ran.code == 0, ran
+    assert sight(place.results) == results
+    after = place.rows()
+    assert after.pop("empty")["status"] == "computed"  # nothing but mqi-fetch can say that its results are missing
+    assert set(after) == set(STATUS) - {"empty", "pushed", "found", "held"}
+    for name, row in after.items():
+        assert [row[word] for word in ("case_id", "status", "attempt")] == [before[name][word] for word in ("case_id", "status", "attempt")]
+        assert str(row["completed_at"])[:19] == str(before[name]["completed_at"])[:19]
+    assert place("mqi-ledger", "verify").code == 0
+    finish(place)
+
+
+def test_with_all_of_the_state_gone_and_another_ledger_begun_meanwhile(busy: Place) -> None:
+    """The timers went on: a new ledger with another id found all cases anew, and could not touch the root."""
+    place = busy
+    before = place.rows()
+    shutil.rmtree(place.state)
+    away = place.folder / "away"
+    (place.inbox / "waiting").rename(away)  # its path stands nowhere any more
+    place("mqi-scan")
+    ran = place("mqi-push")
+    assert ran.code == 65
+    assert "belongs to another ledger" in ran.err
+    ran = place("mqi-ledger", "rebuild", "--reason", "the disk is gone")
+    assert ran.code == 65
+    begun = place.ledger()
+    ledger = re.search(r"--ledger (\w+) --reason", ran.err)
+    assert ledger
+    dry = place("mqi-ledger", "rebuild", "--dry-run", "--ledger", ledger[1])
+    assert (dry.code, place.ledger()) == (1, begun)
+    assert "would record: " in dry.out
+    ran = place("mqi-ledger", "rebuild", "--reason", "the disk is gone", "--ledger", ledger[1])
+    assert ran.code == 1
+    assert next(place.state.glob("ledger-*.aside-*")).read_bytes() == begun
+    lost = before["waiting"]["case_id"]
+    assert f"NOT recovered: {lost} (far: attempts 1): nothing names its path" in ran.out
+    assert "waiting" not in place.rows()
+    away.rename(place.inbox / "waiting")  # and now it does: the scan finds it, and what the host has of it is adopted
+    rows = finish(place)
+    assert rows["waiting"]["case_id"] == lost
+
+
+def test_a_restored_backup_is_refused_and_then_goes_on_where_the_world_is(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    place = Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    add(place, "running", "cut", "partial")
+    run(place, "mqi-scan", "mqi-push", "mqi-submit")
+    copied = place("mqi-ledger", "backup", str(tmp_path / "copies"))
+    assert copied.code == 0, copied
+    add(place, "done", "computed")
+    while statuses(place) != {"running": "running", "cut": "completed", "partial": "failed", "done": "completed", "computed": "completed"}:
+        place.tick()
+    add(place, "held", "waiting")
+    run(place, "mqi-scan", "mqi-push", "mqi-submit")
+    before, results, head = place.rows(), sight(place.results), json.loads(place("mqi-report", "--json").out)["head"]
+    copy = next((tmp_path / "copies").iterdir())
+    restore(place, copy)
+    for program in ("mqi-scan", "mqi-push", "mqi-poll", "mqi-report"):
+        assert place(program).code == 65
+    assert place("mqi-ledger", "verify").code == 65
+    shutil.rmtree(place.state / "cache")  # nothing here remembers the lost lines; the root does
+    assert place("mqi-scan").code == 1
+    ran = place("mqi-push")
+    assert (ran.code, "mqi-ledger rebuild --reason" in ran.err) == (65, True)
+    assert place("mqi-poll").code == 65
+    ran = place("mqi-ledger", "rebuild", "--reason", "restored")
+    assert ran.code == 0, ran
+    assert {name: row["status"] for name, row in place.rows().items()} == {name: row["status"] for name, row in before.items()}
+    assert [row["attempt"] for row in place.rows().values()] == [before[name]["attempt"] for name in place.rows()]
+    assert sight(place.results) == results
+    lines = [json.loads(line) for line in place.ledger().splitlines()]
+    lost = next(line for line in lines if line["type"] == "lost")
+    assert lost["upto"] >= head["seq"] - 5  # the root's: it was shown every line that led to an act
+    assert [line["seq"] for line in lines if line["seq"] > lost["seq"]] == list(range(lost["seq"] + 1, lines[-1]["seq"] + 1))
+    verified = place("mqi-ledger", "verify", "--head", f"{lost['upto'] - 1}:abc")
+    assert verified.code == 65
+    assert "are missing" in verified.err
+    (place.folder / "go").touch()
+    place.until("completed", "failed", "held")
+    assert len(place.executions()) == len(set(place.executions())) == 7
+    assert place("mqi-ledger", "verify").code == 0
+
+
+def restore(place: Place, copy: Path) -> None:
+    """As RESTORE.txt says."""
+    text = (copy / "RESTORE.txt").read_text()
+    assert "Move what is left of ledger-*.jsonl*" in text
+    for path in place.state.glob("ledger-*.jsonl*"):
+        path.rename(place.folder / f"left-{path.name}")
+    for path in copy.glob("ledger-*.jsonl*"):
+        shutil.copy(path, place.state)
+    shutil.copytree(copy / "manifests", place.state / "manifests", dirs_exist_ok=True)
+
+
+def test_a_cloned_gateway_is_refused_and_whoever_rebuilds_takes_the_root(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    place = Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    add(place, "done")
+    run(place, "mqi-scan", "mqi-push")
+    shutil.copytree(place.state, tmp_path / "clone")
+    clone = Place(tmp_path / "other", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    text = place.config.read_text().replace(f'state = "{place.state}"', f'state = "{tmp_path / "clone"}"')
+    clone.config.write_text(text)
+    add(place, "computed")
+    run(place, "mqi-scan", "mqi-push", "mqi-submit")
+    assert clone("mqi-submit").code == 65
+    place.until("completed")
+    assert clone("mqi-submit").code == 65
+    assert clone("mqi-ledger", "rebuild", "--reason", "this one is the gateway now").code == 0
+    assert statuses(clone) == {"done": "completed", "computed": "completed"}
+    add(place, "failed")
+    place("mqi-scan")
+    ran = place("mqi-push")
+    assert ran.code == 65
+    assert "a restored backup or a cloned" in ran.err
+    assert place.executions() == list(dict.fromkeys(place.executions()))
+
+
+def test_a_rebuild_that_is_killed_again_and_again_costs_nothing(busy: Place) -> None:
+    place, chance = busy, random.Random(1)
+    for path in place.state.glob("ledger-*"):
+        path.unlink()
+    argv, env = place.argv("mqi-ledger", "rebuild", "--reason", "lost"), {**os.environ, "PYTHONPATH": str(REPO)}
+    started = time.monotonic()
+    assert place("mqi-ledger", "rebuild", "--dry-run").code == 0
+    takes = time.monotonic() - started
+    whole = 0
+    for _ in range(12):
+        child = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            whole += child.wait(chance.uniform(0.3, 1.1) * takes) == 0
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+        place("mqi-push")
+        place("mqi-submit")
+        place("mqi-poll")
+    assert whole < 12
+    ran = place("mqi-ledger", "rebuild", "--reason", "lost")
+    assert ran.code == 0, ran
+    finish(place)

@@ -149,16 +149,6 @@ def test_the_shims_are_the_installed_programs() -> None:
         assert module.rpartition(".")[2] == name.removeprefix("mqi-")
 
 
-def test_every_timer_starts_a_program_that_there_is() -> None:
-    service = (REPO / "systemd" / "mqi@.service").read_text()
-    assert "ExecStart=/opt/mqi/bin/mqi-%i\n" in service
-    timers = sorted((REPO / "systemd").glob("*.timer"))
-    assert {f"mqi-{name}.timer" for name in SIX} == {path.name for path in timers}
-    for path in timers:
-        assert f"Unit=mqi@{path.stem.removeprefix('mqi-')}.service\n" in path.read_text()
-        assert path.stem in project()
-
-
 @pytest.mark.parametrize("path", sorted((REPO / "schemas").glob("*.json")), ids=lambda path: path.name)
 def test_every_schema_is_one_and_describes_every_key(path: Path) -> None:
     schema = json.loads(path.read_text())

@@ -49,6 +49,9 @@ Restart=on-failure
 RestartSec=10
 KillMode=control-group
 OOMPolicy=continue
+# when the daemon starts anew, pueue leaves every group paused that has a task waiting, until somebody says: pueue start -g gpu0.
+# This would say it each time, and so end a pause that a person made, too:
+#ExecStartPost=/usr/local/bin/pueue -c {config} start -g gpu0
 TasksMax=infinity
 [Install]
 WantedBy=multi-user.target

@@ -10,6 +10,7 @@ examples:
   mqi-init --dry-run                          what would be done
   mqi-init --import old.yaml                  what a predecessor's configuration becomes, key by key, then as above
   mqi-init --compute-host                     prints the commands for the far side
+  mqi-init --bundle mqi.tar.gz                an archive for a gateway without network, made in a checkout
   mqi-init --remove                           takes away what it made
 """
 
@@ -24,15 +25,20 @@ from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.install import answers, far, imported, keys, places, things, units
+from mqi_scripts.install import answers, bundle, far, imported, keys, places, things, units
 from mqi_scripts.install.sample import text as sample
 from mqi_scripts.install.things import Account, File, Folder, Gone, Key, Link, Settings, Thing, Timers
 from mqi_scripts.world import config
 
+PYTHONS = ("3.11", "3.12", "3.13")  # of Debian 12, Ubuntu 24.04, Debian 13
 CHECK = 600  # seconds that mqi-check may take
 
 
 def work(args: argparse.Namespace) -> int:
+    if args.bundle:
+        count = bundle.make(args.bundle, args.python or list(PYTHONS))
+        say(f"{args.bundle}: the installer and {count} wheels. On a gateway: tar -xzf it, then mqi-*/mqi-init as root")
+        return 0
     where = places.places(os.path.abspath(args.prefix) if args.prefix else "", args.user, os.environ)
     path = os.path.abspath(args.config or os.environ.get("MQI_CONFIG") or f"{where.etc}/mqi.toml")
     if args.remove:
@@ -213,6 +219,8 @@ def remove(where: places.Places, path: str, args: argparse.Namespace) -> int:
     agreed(paths, args)
     if timers:
         things.do(*where.manager, "--quiet", "disable", *(["--now"] if places.runs(where) else []), *timers, seconds=120)
+    for timer in timers if places.runs(where) else []:
+        things.ask(*where.manager, "clean", "--what=state", timer)  # when it last ran; one without such a memory refuses
     for _ in things.take_away(where):
         pass
     if places.runs(where):
@@ -250,6 +258,8 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--compute-host", action="store_true", help="print the commands for the compute host")
     parse.add_argument("--gpus", type=int, default=4, metavar="N", help="how many GPUs it has, for --compute-host (default 4)")
     parse.add_argument("--print-crontab", action="store_true", help="print a file for cron, instead of timers")
+    parse.add_argument("--bundle", metavar="FILE", help="write an archive that installs without a network; from a checkout")
+    parse.add_argument("--python", action="append", default=[], metavar="VERSION", help="for --bundle (default 3.11, 3.12, 3.13)")
     parse.add_argument("--remove", action="store_true", help="take away what mqi-init made")
     return parse
 

@@ -43,7 +43,7 @@ class Gateway:
         folder.mkdir()
         self.answers = folder.parent / "answers.toml"
         self.answers.write_text(
-            f'[site]\nname = "G1"\n[scan]\nquiet = "0s"\n[job]\ncommand = {json.dumps(COMMAND)}\n[hosts.gpu1]\nport = {port}\n'
+            f'[site]\nname = "G1"\n[scan]\nquiet = "0s"\nprofile = "files"\n[job]\ncommand = {json.dumps(COMMAND)}\n[hosts.gpu1]\nport = {port}\n'
             f'address = "{getpass.getuser()}@127.0.0.1"\nroot = "{folder}/far"\ngroups = ["gpu*"]\n{extra}'
         )
 
@@ -297,7 +297,8 @@ def questions(gateway: Gateway, *words: str) -> list[str]:
     return [sys.executable, "-m", "mqi_scripts", "mqi-init", "--prefix", str(gateway.folder), *words]
 
 
-ANSWERS = [("site's name", "\n"), ("cases arrive", "\n"), ("results shall", "\n"), ("ledger", "\n"), ("compute host gpu1", "no way\n"),
+ANSWERS = [("site's name", "\n"), ("cases arrive", "\n"), ("results shall", "\n"), ("ledger", "\n"), ("What a case is", "flies\n"),
+           ("What a case is", "files\n"), ("compute host gpu1", "no way\n"),
            ("compute host gpu1", "mqi@127.0.0.1\n"), ("alone", "\n"), ("computes a case", "true\n"), ("come back", "a/* b/*\n")]  # fmt: skip
 
 
@@ -307,6 +308,7 @@ def test_a_person_is_asked_with_good_defaults_and_a_bad_answer_is_asked_again(tm
     argv = questions(gateway, "--set", f"hosts.gpu1.port={sshd.port}")
     code, said = talk(argv, [*ANSWERS, ("work or history", "\n"), ("Do it?", "\n"), ("Is it the same there?", "yes\n")])
     assert code == 69, said  # the account there has not got our key
+    assert "'flies' cannot be" in said
     assert "'no way' cannot be" in said
     site = config.load(str(gateway.etc / "mqi.toml"), {})
     assert (site.name, site.inbox, site.hosts[0].root) == (os.uname().nodename.partition(".")[0], f"{gateway.folder}/srv/mqi/inbox", "/data/mqi")

@@ -50,7 +50,7 @@ def test_a_user_s_systemd_carries_a_case_with_a_job_that_outlives_the_program_th
     home = tmp_path / "someone"
     home.mkdir()
     (home / "answers.toml").write_text(
-        f'[scan]\nquiet = "0s"\n[job]\ncommand = "sleep 3; cp $MQI_INPUT/plan.txt plan.out"\nresults = ["*.out"]\n'
+        f'[scan]\nquiet = "0s"\nprofile = "files"\n[job]\ncommand = "sleep 3; cp $MQI_INPUT/plan.txt plan.out"\nresults = ["*.out"]\n'
         f'[hosts.here]\ntransport = "local"\nengine = "direct"\nroot = "{home}/far"\n[site]\nname = "one user"\n'
     )
     env = {**{name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MQI_"))}, "HOME": str(home),

@@ -71,6 +71,7 @@ def questions(where: Places, known: Mapping[str, Any], nodename: str) -> list[Qu
         Question("site.inbox", "The folder where cases arrive (only read)", where.inbox),
         Question("site.results", "The folder where results shall appear", where.results),
         Question("site.state", "The folder for the ledger, on a local disk", where.state),
+        Question("scan.profile", "What a case is: moqui-log (plan and deliveries are checked) or files (any folder)", "moqui-log"),
         *([] if local else [Question(f"hosts.{host}.address", f"The compute host {host}: user@address", None)]),
         Question(f"hosts.{host}.root", "A folder there that is this gateway's alone", "/data/mqi"),
         Question("job.command", "The command that computes a case there, from $MQI_INPUT into $MQI_OUTPUT", None),

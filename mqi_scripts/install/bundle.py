@@ -29,7 +29,7 @@ def make(archive: str, pythons: list[str]) -> int:
         things.do(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, checkout, seconds=PATIENCE)
         ours = os.path.join(wheels, os.listdir(wheels)[0])
         for version in pythons:
-            words = ("--only-binary", ":all:", "--python-version", version, "--dest", wheels, ours, "pip")
+            words = ("--only-binary", ":all:", "--python-version", version, "--dest", wheels, f"{ours}[dicom]", "pip")
             things.do(*pip, "download", *words, seconds=PATIENCE)
         for name in ("bin/mqi-init", "README.md", "LICENSE", "CHANGELOG.md"):
             shutil.copy(os.path.join(checkout, name), os.path.join(folder, top, os.path.basename(name)))

@@ -15,7 +15,7 @@ from mqi_scripts.install.places import Places
 from mqi_scripts.words import Configuration
 from mqi_scripts.world.run import Ran, run
 
-MARK = "made by mqi-init"  # in the first line of each file that is ours to replace and to remove
+MARK = "made by mqi-init"  # at the top of each file that is ours to replace and to remove
 
 # owner "": whoever runs mqi-init. A folder that is strict gets its mode and owner back; the site's own are left as they are.
 Account = NamedTuple("Account", [("name", str), ("home", str)])
@@ -61,7 +61,7 @@ def difference(thing: Thing) -> str:  # noqa: PLR0911  # one answer for each kin
                 return f"write {path}"
             with open(path, encoding="utf-8", errors="replace") as file:
                 old = file.read()
-            if MARK not in old.partition("\n")[0]:
+            if not is_marked(path):
                 raise Configuration(f"{path} is there and not ours: move it away, then run mqi-init again")
             return "" if old == text else f"change {path}"
         case Settings(path, _):
@@ -149,8 +149,9 @@ def left_over(where: Places, wanted: Iterable[Thing]) -> list[Thing]:
 
 
 def is_marked(path: str) -> bool:
+    """Our mark stands in the first line, or in the second where a shell needs the first."""
     with open(path, encoding="utf-8", errors="replace") as file:
-        return MARK in file.readline()
+        return MARK in file.readline() + file.readline()
 
 
 def own(path: str, owner: str) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.install import answers, bundle, far, imported, keys, places, things, units
+from mqi_scripts.install import answers, bundle, completion, far, imported, keys, man, places, things, units
 from mqi_scripts.install.sample import text as sample
 from mqi_scripts.install.things import Account, File, Folder, Gone, Key, Link, Settings, Thing, Timers
 from mqi_scripts.world import config
@@ -118,7 +118,7 @@ def everything(where: places.Places, site: config.Site, path: str, text: str, ac
     names = sorted(name for name in os.listdir(programs) if name.startswith("mqi-"))
     made += [Link(f"{where.bin}/{name}", f"{where.programs}/bin/{name}") for name in names]
     unit_files = units.files(where, site, path, account or cli.user().split()[0])
-    made += unit_files
+    made += [*unit_files, *man.files(where.share), *completion.files(where.share)]
     made += things.left_over(where, made)
     has_systemd = shutil.which("systemctl") is not None
     return [*made, Timers(where.manager, units.enabled(unit_files), places.runs(where))] if has_systemd else made

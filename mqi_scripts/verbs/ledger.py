@@ -117,11 +117,16 @@ def _head(text: str) -> tuple[int, str]:
     return int(seq), digest
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parse = cli.parser("mqi-ledger", __doc__ or "")
     parse.add_argument("action", choices=("verify", "repair", "rebuild"))
     parse.add_argument("--head", action="append", default=[], metavar="SEQ:DIGEST", help="a head that was seen")
     parse.add_argument("--reason", help="why; required for repair and rebuild")
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parse = parser()
     args = parse.parse_args(argv)
     if args.action != "verify" and not args.reason:
         parse.error(f"{args.action} changes the record: say why with --reason")

@@ -155,12 +155,12 @@ try dd if=/dev/sda of=/dev/null count=1
 try python3 -c 'import socket; socket.socket(socket.AF_PACKET, socket.SOCK_RAW)'
 try python3 -c 'import socket; socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)'
 try python3 -c 'import socket; socket.create_connection(("127.0.0.1", 22))'
-try /opt/mqi/bin/mqi-scan --version
+try /opt/mqi/current/bin/mqi-scan --version
 rm -f /var/lib/mqi/probe /var/lib/mqi/x /srv/mqi/results/probe
 """
 ALLOWED = {
     "touch /var/lib/mqi/probe", "touch /srv/mqi/results/probe", "cat /srv/mqi/inbox/one/plan.txt", "cat /etc/mqi/ssh/id_ed25519",
-    'python3 -c import socket; socket.create_connection(("127.0.0.1", 22))', "/opt/mqi/bin/mqi-scan --version",
+    'python3 -c import socket; socket.create_connection(("127.0.0.1", 22))', "/opt/mqi/current/bin/mqi-scan --version",
 }  # fmt: skip
 
 

@@ -299,14 +299,15 @@ def questions(gateway: Gateway, *words: str) -> list[str]:
 
 ANSWERS = [("site's name", "\n"), ("cases arrive", "\n"), ("results shall", "\n"), ("ledger", "\n"), ("What a case is", "flies\n"),
            ("What a case is", "files\n"), ("compute host gpu1", "no way\n"),
-           ("compute host gpu1", "mqi@127.0.0.1\n"), ("alone", "\n"), ("computes a case", "true\n"), ("come back", "a/* b/*\n")]  # fmt: skip
+           ("compute host gpu1", "mqi@127.0.0.1\n"), ("port of its sshd", "PORT\n"),
+           ("alone", "\n"), ("program pueue", "\n"), ("configuration file there", "\n"), ("computes a case", "true\n"), ("come back", "a/* b/*\n")]  # fmt: skip
 
 
 def test_a_person_is_asked_with_good_defaults_and_a_bad_answer_is_asked_again(tmp_path: Path, sshd: Sshd) -> None:
     gateway = Gateway(tmp_path / "gw")
     (gateway.folder / "srv/mqi/inbox/old").mkdir(parents=True)
-    argv = questions(gateway, "--set", f"hosts.gpu1.port={sshd.port}")
-    code, said = talk(argv, [*ANSWERS, ("work or history", "\n"), ("Do it?", "\n"), ("Is it the same there?", "yes\n")])
+    asked = [(question, answer.replace("PORT", str(sshd.port))) for question, answer in ANSWERS]
+    code, said = talk(questions(gateway), [*asked, ("work or history", "\n"), ("Do it?", "\n"), ("Is it the same there?", "yes\n")])
     assert code == 69, said  # the account there has not got our key
     assert "'flies' cannot be" in said
     assert "'no way' cannot be" in said
@@ -318,17 +319,18 @@ def test_a_person_is_asked_with_good_defaults_and_a_bad_answer_is_asked_again(tm
     assert (gateway.etc / "known_hosts").read_text().startswith("mqi-gpu1 ssh-ed25519 ")
 
 
-@pytest.mark.parametrize("answer", ["no\n", "\x03", "\x04"])
-def test_no_ctrl_c_and_the_end_of_input_leave_everything_as_it_was(answer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("typed", ["no\n", "\x03", "\x04"])
+def test_no_ctrl_c_and_the_end_of_input_leave_everything_as_it_was(typed: str, tmp_path: Path) -> None:
     gateway = Gateway(tmp_path / "gw")
-    code, said = talk(questions(gateway), [*ANSWERS, ("Do it?", answer)])
-    assert code == (130 if answer == "\x03" else 2), said
+    code, said = talk(questions(gateway), [*((question, answer.replace("PORT", "")) for question, answer in ANSWERS), ("Do it?", typed)])
+    assert code == (130 if typed == "\x03" else 2), said
     assert not list(gateway.folder.iterdir())
 
 
 def test_a_person_s_no_leaves_a_host_key_unknown(tmp_path: Path, sshd: Sshd) -> None:
     gateway = Gateway(tmp_path / "gw", sshd.port)
-    asked = [("cases arrive", "\n"), ("results shall", "\n"), ("ledger", "\n"), ("come back", "\n")]  # the file says the rest
+    asked = [("cases arrive", "\n"), ("results shall", "\n"), ("ledger", "\n"), ("program pueue", "\n"),
+             ("configuration file there", "\n"), ("come back", "\n")]  # the file says the rest
     code, said = talk(questions(gateway, "--answers", str(gateway.answers)), [*asked, ("Do it?", "yes\n"), ("Is it the same there?", "hm\n")])
     assert code == 69
     assert "its key was not accepted" in said
@@ -356,28 +358,33 @@ def test_what_is_in_the_inbox_already_is_work_or_history(existing: str, held: bo
 # --- what it prints
 
 
-def test_the_commands_for_the_compute_host_are_right_shell_yaml_and_unit(tmp_path: Path, pueued: Pueued) -> None:
+PAGE = (REPO / "docs" / "compute-host.md").read_text()
+
+
+def test_the_commands_for_the_compute_host_are_right_shell_and_those_of_the_page(tmp_path: Path) -> None:
+    """The page's own tests run them; here they are the same."""
     gateway = Gateway(tmp_path / "gw")
-    gateway.set_up()
+    gateway.set_up("--set", "hosts.gpu1.address=mqi@192.0.2.5", "--set", "hosts.gpu1.root=/data/mqi")
     text = gateway("--compute-host", "--gpus", "2").out
     assert subprocess.run([need("dash"), "-n"], input=text, text=True, capture_output=True).stderr == ""
-    blocks = re.findall(r"^cat >{1,2}(\S+) <<'END'\n(.*?)^END$", text, re.M | re.S)
-    assert [path.rpartition("/")[2] for path, _ in blocks] == ["authorized_keys", "pueue.yml", "pueued.service"]
-    assert blocks[0][1].split(" ")[:2] == ["restrict", "ssh-ed25519"]
-    (tmp_path / "pueued.service").write_text(blocks[2][1].replace("/usr/local/bin/pueued", need("pueued")).replace(f"User={getpass.getuser()}\n", ""))
-    said = subprocess.run([need("systemd-analyze"), "verify", str(tmp_path / "pueued.service")], capture_output=True, text=True)
-    assert said.stdout + said.stderr == ""
-    for path in ("/var/lib/pueue", "/run/pueue"):
-        (pueued.folder / path[1:]).mkdir(parents=True)
-    pueued.stop()
-    Path(pueued.config).write_text(re.sub(r"/(var/lib|run|etc)/pueue", rf"{pueued.folder}/\1/pueue", blocks[1][1]))
-    (pueued.folder / "etc/pueue").mkdir(parents=True)
-    pueued.start()  # the real daemon takes the configuration, and the group lines as they stand
-    for line in re.findall(r"^runuser .*group add.*$", text, re.M):
-        words = line.split(" -c ", 1)[1].split(" ")[1:]
-        pueued.client(*words)
-    assert set(pueued.state()["groups"]) == {"default", "gpu0", "gpu1"}
-    assert pueued.state()["groups"]["gpu1"]["parallel_tasks"] == 1
+    blocks = dict(re.findall(r"^cat >{1,2}(\S+) <<'END'\n(.*?)^END$", text, re.M | re.S))
+    assert blocks["/home/mqi/.ssh/authorized_keys"] == f"restrict {(gateway.etc / 'ssh/id_ed25519.pub').read_text()}"
+    assert f"```yaml\n{blocks['/etc/pueue/pueue.yml']}```" in PAGE
+    assert f"```ini\n{blocks['/etc/systemd/system/pueued.service']}```" in PAGE
+    for line in re.findall(r"^(?:useradd|install -d -m 0700 -o mqi -g mqi /data|systemctl) .*$", text, re.M):
+        assert f"{line}\n" in PAGE
+    for line in re.findall(r"^runuser -u mqi -- /usr/local/bin/(pueue .*)$", text, re.M):
+        assert f"sudo -u mqi {line}\n" in PAGE
+    assert len(re.findall(r"group add gpu\d -p 1$", text, re.M)) == 2
+
+
+def test_the_line_of_a_gate_opens_one_program_with_what_the_configuration_says(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path / "gw", extra='gate = true\n[hosts.gpu1.pueue]\nconfig = "/etc/pueue/pueue.yml"\n')
+    ran = gateway.set_up()
+    line = next(line for line in ran.out.splitlines() if "ssh-ed25519 AAAA" in line)
+    far = f"{gateway.folder}/far"
+    assert line.startswith(f'restrict,command="/usr/local/bin/mqi-remote --root {far} --engine pueue --pueue pueue --pueue-config /etc/pueue/pueue.yml" ssh-')
+    assert "mqi-check --far | ssh root@127.0.0.1" in gateway("--compute-host").out
 
 
 def test_the_crontab_s_commands_run(tmp_path: Path) -> None:
@@ -506,7 +513,7 @@ def test_the_units_of_one_user_hold_nothing_that_needs_root(tmp_path: Path) -> N
 
 
 def test_the_text_for_a_compute_host_names_no_key_before_there_is_one() -> None:
-    host = config.HostConfig(**{**dict.fromkeys(config.HostConfig._fields, ""), "name": "gpu1", "address": "mqi@h", "root": "/data/mqi"})
+    host = config.HostConfig(**{**dict.fromkeys(config.HostConfig._fields, ""), "gate": False, "name": "gpu1", "address": "mqi@h", "root": "/data/mqi"})
     assert "mqi-init on the gateway makes the key" in far.text(host, "", 1)
 
 
@@ -517,7 +524,7 @@ def test_the_installer_of_the_checkout_installs_and_sets_up(tmp_path: Path) -> N
     argv = [REPO / "bin/mqi-init", "--prefix", str(gateway.folder)]
     ran = subprocess.run([*argv, "--yes", "--answers", str(gateway.answers)], capture_output=True, text=True, env=env, timeout=300)
     assert ran.returncode == 69, ran.stdout + ran.stderr  # nobody is at port 22, or lets us in
-    version = os.readlink(gateway.folder / "opt/mqi/bin")
+    version = os.readlink(gateway.folder / "opt/mqi/current")
     assert version.startswith(f"{gateway.folder}/opt/mqi/versions/0.")
     assert gateway.program("mqi-scan", "--version").out.startswith("mqi-scan 0.")
     again = subprocess.run([*argv, "--yes"], capture_output=True, text=True, env=env, timeout=300)

@@ -30,7 +30,7 @@ def there(tmp_path: Path) -> Path:
     folder = tmp_path / "units"
     shutil.copytree(UNITS, folder)
     for path in [*folder.rglob("*.service"), *folder.rglob("*.conf*")]:
-        path.write_text(re.sub(r"/opt/mqi/bin/mqi\S*|/usr/sbin/sendmail", "/bin/true", path.read_text()))
+        path.write_text(re.sub(r"/opt/mqi/current/bin/mqi\S*|/usr/sbin/sendmail", "/bin/true", path.read_text()))
         if path.suffix == ".example":
             path.rename(path.with_suffix(""))
     return folder
@@ -83,7 +83,7 @@ def test_every_timer_starts_a_program_that_there_is_and_belongs_to_the_target() 
         assert "PartOf=mqi.target\n" in text
         assert "WantedBy=mqi.target\n" in text
         command = UNITS / f"mqi@{name}.service.d" / "command.conf"
-        run = re.findall(r"^ExecStart=/opt/mqi/bin/(.+)$", command.read_text() if command.exists() else f"ExecStart=/opt/mqi/bin/mqi-{name}", re.M)
+        run = re.findall(r"^ExecStart=/opt/mqi/current/bin/(.+)$", command.read_text() if command.exists() else f"ExecStart=/opt/mqi/current/bin/mqi-{name}", re.M)
         assert run == [f"mqi-{CALENDAR.get(name, name)}"]
         assert run[0].split()[0] in project()
 

@@ -66,28 +66,39 @@ def questions(where: Places, known: Mapping[str, Any], nodename: str) -> list[Qu
     """What a site cannot do without, in the order of asking; the defaults fit a gateway with one compute host."""
     host = next(iter(known.get("hosts", {})), "gpu1")
     local = known.get("hosts", {}).get(host, {}).get("transport") == "local"
+    queue = known.get("hosts", {}).get(host, {}).get("engine", "pueue") == "pueue"
     return [
         Question("site.name", "The site's name, for reports", nodename.partition(".")[0]),
         Question("site.inbox", "The folder where cases arrive (only read)", where.inbox),
         Question("site.results", "The folder where results shall appear", where.results),
         Question("site.state", "The folder for the ledger, on a local disk", where.state),
         Question("scan.profile", "What a case is: moqui-log (plan and deliveries are checked) or files (any folder)", "moqui-log"),
-        *([] if local else [Question(f"hosts.{host}.address", f"The compute host {host}: user@address", None)]),
+        *([] if local else [
+            Question(f"hosts.{host}.address", f"The compute host {host}: user@address", None),
+            Question(f"hosts.{host}.port", "The port of its sshd", 22),
+        ]),
         Question(f"hosts.{host}.root", "A folder there that is this gateway's alone", "/data/mqi"),
+        *([] if not queue else [  # as --compute-host sets it up
+            Question(f"hosts.{host}.pueue.command", "The program pueue there", "/usr/local/bin/pueue"),
+            Question(f"hosts.{host}.pueue.config", "Its configuration file there", "/etc/pueue/pueue.yml"),
+        ]),
         Question("job.command", "The command that computes a case there, from $MQI_INPUT into $MQI_OUTPUT", None),
         Question("job.results", "Which of its files come back, below $MQI_OUTPUT (blanks between)", ["Dose/*_Dose.dcm"]),
     ]
 
 
 def gather(known: dict[str, Any], where: Places, schema: Mapping[str, Any], existing: str, ask: Ask | None) -> dict[str, Any]:
-    """All tables of a configuration: what is known, asked, or the default. Raises Usage for what nobody said."""
+    """All tables of a configuration: what is known and what is asked. Where nobody is asked, a key that was not named has the
+    schema's default, as in any mqi.toml; one that has none there has the question's. Raises Usage for what nobody said."""
     tables = merged(known)
     for question in questions(where, known, os.uname().nodename):
         if question.key in flat(tables):
             continue
-        value = question.default
+        value, rule = question.default, imported.rule(schema, question.key)
         if ask:
-            value = answer(question, imported.rule(schema, question.key), ask)
+            value = answer(question, rule, ask)
+        elif value is not None and "default" in rule:
+            continue
         elif value is None:
             raise Usage(f"{question.key} has no default: --set {question.key}=..., or a file with --answers. {question.text}")
         imported.put(tables, question.key, value)
@@ -108,7 +119,11 @@ def answer(question: Question, rule: Mapping[str, Any], ask: Ask) -> Any:
     shown = " ".join(question.default) if isinstance(question.default, list) else question.default
     for _ in range(TRIES):
         said = ask(f"{question.text}{f' [{shown}]' if shown else ''}: ").strip()
-        value: Any = said.split() if rule.get("type") == "array" and said else said or question.default
+        value: Any = said or question.default
+        if said and rule.get("type") == "array":
+            value = said.split()
+        if said.isdigit() and rule.get("type") == "integer":
+            value = int(said)
         errors = [*Draft202012Validator(rule).iter_errors(value)] if value is not None else ["it has no default"]
         if not errors:
             return value

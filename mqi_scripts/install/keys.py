@@ -57,8 +57,14 @@ def remember(host: HostConfig, key: Shown) -> None:
 
 def authorized(host: HostConfig) -> str:
     """The line for authorized_keys of the account there; "" if the key is not ours to show."""
+    limits = "restrict"
+    if host.gate:  # the words are plain characters, by the schema
+        words = ["/usr/local/bin/mqi-remote", "--root", host.root, "--engine", host.engine]
+        words += ["--pueue", host.pueue["command"]] if host.engine == "pueue" else ["--slots", str(host.direct["slots"])]
+        words += ["--pueue-config", host.pueue["config"]] if host.engine == "pueue" and host.pueue["config"] else []
+        limits += f',command="{" ".join(words)}"'
     try:
         with open(f"{host.identity}.pub", encoding="utf-8") as file:
-            return f"restrict {file.read().strip()}"
+            return f"{limits} {file.read().strip()}"
     except OSError:
         return ""

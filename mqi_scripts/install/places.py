@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# programs: the folder whose bin/ points to the version in use. manager: the words that reach systemd. share: what is
+# programs: the folder whose `current` points to the version in use. manager: the words that reach systemd. share: what is
 # generated for people. user: without root, by systemd --user. prefix: "" or the folder that all of it is below.
 Places = NamedTuple("Places", [
     ("etc", str), ("units", str), ("bin", str), ("share", str), ("programs", str), ("inbox", str), ("results", str), ("state", str),

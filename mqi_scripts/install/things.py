@@ -137,9 +137,9 @@ def take_away(where: Places) -> Iterator[str]:
     if os.path.isdir(f"{where.programs}/versions"):
         shutil.rmtree(where.programs)
         yield where.programs
-    elif os.path.islink(f"{where.programs}/bin"):
-        os.unlink(f"{where.programs}/bin")
-        yield f"{where.programs}/bin"
+    elif os.path.islink(f"{where.programs}/current"):
+        os.unlink(f"{where.programs}/current")
+        yield f"{where.programs}/current"
 
 
 def left_over(where: Places, wanted: Iterable[Thing]) -> list[Thing]:

@@ -159,7 +159,7 @@ def quoted(path: str) -> str:
 def crontab(where: Places, config: str, account: str) -> str:
     """For a gateway without systemd: the lines of a file for cron."""
     user = f"{account} " if account else ""
-    run = f"{user}{where.programs}/bin"
+    run = f"{user}{where.programs}/current/bin"
     how = "Add it with crontab -e" if where.user else "Put it into /etc/cron.d/mqi"
     return f"""\
 # The suite by cron, instead of its timers (mqi-init --print-crontab). {how}.

@@ -112,11 +112,9 @@ def everything(where: places.Places, site: config.Site, path: str, text: str, ac
     for identity in dict.fromkeys(host.identity for host in site.hosts if host.transport == "ssh" and host.identity):
         made += [Folder(os.path.dirname(identity), 0o700, account, identity.startswith(where.etc)), Key(identity, account)]
     made += [Settings(path, text)]
-    programs = places.running()
-    if programs != f"{where.programs}/bin":
-        made += [Link(f"{where.programs}/bin", programs)]
-    names = sorted(name for name in os.listdir(programs) if name.startswith("mqi-"))
-    made += [Link(f"{where.bin}/{name}", f"{where.programs}/bin/{name}") for name in names]
+    made += [Link(f"{where.programs}/current", os.path.dirname(places.running()))]
+    names = sorted(name for name in os.listdir(places.running()) if name.startswith("mqi-"))
+    made += [Link(f"{where.bin}/{name}", f"{where.programs}/current/bin/{name}") for name in names]
     unit_files = units.files(where, site, path, account or cli.user().split()[0])
     made += [*unit_files, *man.files(where.share), *completion.files(where.share)]
     made += things.left_over(where, made)
@@ -196,7 +194,7 @@ def say_what_is_left(where: places.Places, site: config.Site, path: str) -> None
 
 def checked(where: places.Places, path: str, account: str) -> int:
     """What mqi-check says, as the account that the programs run as."""
-    argv = [f"{where.programs}/bin/mqi-check", "--config", path]
+    argv = [f"{where.programs}/current/bin/mqi-check", "--config", path]
     if account and os.geteuid() == 0 and account != cli.user().split()[0]:
         argv = ["runuser", "-u", account, "--", *argv]
     ran = things.ask(*argv, seconds=CHECK)

@@ -231,6 +231,16 @@ def test_the_target_stops_and_starts_everything(machine: Machine) -> None:
     assert int(machine.ok(active)) == running
 
 
+def test_every_command_of_the_page_on_operations_runs(machine: Machine) -> None:
+    machine.ok("runuser -u mqi -- true")
+    (machine.root / "usr/local/bin/sudo").write_text('#!/bin/sh\n[ "$1" = -u ] && shift && user=$1 && shift && exec runuser -u "$user" -- "$@"\n')
+    machine.ok("chmod 755 /usr/local/bin/sudo")  # a gateway has it; this root has not
+    blocks = re.findall(r"```sh\n(.*?)```", (REPO / "docs" / "operations.md").read_text(), re.S)
+    assert len(blocks) >= 4
+    for block in blocks:
+        machine.ok(f"set -e\n{block}")
+
+
 def test_removal_leaves_no_file_but_state_results_configuration_and_what_the_test_made(machine: Machine) -> None:
     ran = machine.sh("mqi-init --remove --yes")
     assert ran.returncode == 0, ran.stderr

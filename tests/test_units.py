@@ -80,7 +80,7 @@ def test_every_timer_starts_a_program_that_there_is_and_belongs_to_the_target() 
     assert set(timers) == {*LINE, *CALENDAR}
     for name, text in timers.items():
         assert f"Unit=mqi@{name}.service\n" in text
-        assert "PartOf=mqi.target\n" in text
+        assert "PartOf=mqi.target\nAfter=mqi.target\n" in text  # so stopping the target waits for it
         assert "WantedBy=mqi.target\n" in text
         command = UNITS / f"mqi@{name}.service.d" / "command.conf"
         run = re.findall(r"^ExecStart=/opt/mqi/current/bin/(.+)$", command.read_text() if command.exists() else f"ExecStart=/opt/mqi/current/bin/mqi-{name}", re.M)

@@ -140,23 +140,13 @@ def project() -> dict[str, str]:
 def test_the_shims_are_the_installed_programs() -> None:
     shims = {path.name for path in (REPO / "bin").iterdir()}
     assert shims == set(project())
-    plain = {path.read_text() for path in (REPO / "bin").iterdir() if path.name != "mqi-demo"}
+    plain = {path.read_text() for path in (REPO / "bin").iterdir() if path.name not in ("mqi-demo", "mqi-init")}
     assert len(plain) == 1
     for name, place in project().items():
         module, _, function = place.partition(":")
         assert (REPO / f"{module.replace('.', '/')}.py").exists()
         assert function == "main"
         assert module.rpartition(".")[2] == name.removeprefix("mqi-")
-
-
-def test_every_timer_starts_a_program_that_there_is() -> None:
-    service = (REPO / "systemd" / "mqi@.service").read_text()
-    assert "ExecStart=/opt/mqi/bin/mqi-%i\n" in service
-    timers = sorted((REPO / "systemd").glob("*.timer"))
-    assert {f"mqi-{name}.timer" for name in SIX} == {path.name for path in timers}
-    for path in timers:
-        assert f"Unit=mqi@{path.stem.removeprefix('mqi-')}.service\n" in path.read_text()
-        assert path.stem in project()
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "schemas").glob("*.json")), ids=lambda path: path.name)

@@ -23,6 +23,7 @@ from test_ground import LAYERS
 from mqi_scripts import words as w
 from mqi_scripts.demo.make_case import BEAMS, FULL, make_case
 from mqi_scripts.demo.make_case import LAYERS as DEMO_LAYERS
+from mqi_scripts.install.keys import fingerprint
 
 README = (REPO / "README.md").read_text()
 BLOCKS = [(kind, body) for kind, body in re.findall(r"```(\w+)\n(.*?)```", README, re.S)]
@@ -40,15 +41,15 @@ class Site(NamedTuple):
 
     def here(self, text: str) -> str:
         """The text with the README's places, accounts and host in this folder, by this account, on this machine."""
-        me = getpass.getuser()
+        text = text.replace("/usr/local/bin/pueue", "PUEUE")
         for place in ("/etc/systemd/system", "/etc/mqi", "/opt/mqi", "/usr/local/bin", "/var/lib/mqi", "/srv/mqi", "/data/mqi"):
             text = re.sub(rf"(?<![\w/]){place}", str(self.path(place)), text)
-        swaps = [("mqi@192.0.2.5", f"{me}@127.0.0.1"), ("192.0.2.5", "127.0.0.1"), ("sudo -u mqi ", ""), ("-o mqi -g mqi", f"-o {me}"),
-                 ("mqi:mqi ", f"{me} "), ("systemctl enable --now", f"systemctl --root={self.folder} enable"),
-                 ("useradd ", ("" if os.geteuid() == 0 else "sudo -n ") + f"useradd --prefix {self.folder} "),
-                 ("'.[dicom]'", f"'{self.wheel}[dicom]'")]  # fmt: skip
+        init = f"mqi-init --prefix {self.folder} --yes"
+        swaps = [("mqi@192.0.2.5", f"{getpass.getuser()}@127.0.0.1"), ("sudo -u mqi ", ""), ("apt-get install ", "apt-get install --simulate "),
+                 ("bin/mqi-init\n", f"bin/{init} --answers site.toml || [ $? -eq 69 ]\n"), ("\nmqi-init\n", f"\n{init}\n"),
+                 ("site.toml", f"{self.folder}/site.toml"), ("bin/mqi-init --yes", f"bin/{init}"), ("mqi.tar.gz", f"{self.folder}/mqi.tar.gz")]  # fmt: skip
         for old, new in swaps:
-            text = text.replace(old, new)
+            text = ("\n" + text).replace(old, new).lstrip("\n")
         return text
 
     def run(self, block: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -59,15 +60,16 @@ class Site(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The README's first block of installation, with the wheel that this checkout builds."""
+def site(tmp_path_factory: pytest.TempPathFactory, sshd: Sshd) -> Iterator[Site]:
+    """The README's first block of installation, with the answers of its example; and the wheel that this checkout builds."""
     folder = tmp_path_factory.mktemp("gateway")
-    for name in ("etc", "opt", "srv/mqi/inbox", "data", "var/lib", "usr/local/bin", "etc/systemd/system", "home"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    for name in ("passwd", "group", "shadow", "gshadow"):
-        (folder / "etc" / name).touch()
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder / "dist"), str(REPO)], check=True)
     place = Site(folder, next((folder / "dist").glob("*.whl")))
+    answers = place.here(next(body for kind, body in BLOCKS if kind == "toml")).replace("port     = 22", f"port     = {sshd.port}")
+    command = f'{place.path("/opt/mqi/current/bin/python")} -m mqi_scripts.demo.compute "$MQI_INPUT" .'
+    answers = answers.replace('cd /opt/moqui && ./compute "$MQI_INPUT" "$MQI_OUTPUT"', command)
+    (folder / "site.toml").write_text(answers.replace('"15m" ', '"0s" '))
+    (folder / "data").mkdir()
     done = place.run(SH[2])
     assert done.returncode == 0, done.stderr
     yield place
@@ -91,7 +93,7 @@ def test_the_test_command_runs(tmp_path: Path) -> None:
 def test_the_wheel_carries_everything(site: Site) -> None:
     names = set(zipfile.ZipFile(site.wheel).namelist())
     for folder in ("schemas", "systemd"):
-        assert {f"mqi_scripts/{folder}/{path.name}" for path in (REPO / folder).iterdir()} <= names
+        assert {f"mqi_scripts/{path.relative_to(REPO)}" for path in (REPO / folder).rglob("*") if path.is_file()} <= names
     assert {f"mqi_scripts/far/{path.name}" for path in (REPO / "mqi_scripts" / "far").iterdir()} <= names
     assert {f"mqi_scripts/{layer}/__init__.py" for layer in LAYERS[1:]} <= names
     assert not [name for name in names if name.startswith(("tests", "bin"))]
@@ -99,7 +101,7 @@ def test_the_wheel_carries_everything(site: Site) -> None:
 
 def test_the_demo_runs_from_the_installed_wheel(site: Site, tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    program = site.path("/opt/mqi/bin/mqi-demo")
+    program = site.path("/opt/mqi/current/bin/mqi-demo")
     ran = subprocess.run([program, "--folder", str(tmp_path / "demo")], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     three_beams(ran.stdout, tmp_path / "demo")
@@ -118,27 +120,24 @@ def three_beams(said: str, folder: Path) -> None:
 
 
 def test_the_installed_site_works_as_the_readme_says(site: Site, sshd: Sshd, pueued: Pueued) -> None:
-    """Key, known host, configuration, check, timers, the line, the reports, the night: one story, block by block."""
+    """Set-up, known host, check, bundle, timers, the line, the reports, the night: one story, block by block."""
     env = {"MQI_CONFIG": str(site.path("/etc/mqi/mqi.toml")), "LC_ALL": "C.UTF-8"}
-    keys, check, timers, line, reports, night = SH[3:]
-    ran = site.run(keys.replace("-p 22", f"-p {sshd.port}"), **env)
-    assert ran.returncode == 0, ran.stderr
-    assert "mqi-gpu1 (ED25519)" in ran.stdout
+    again, unattended, bundle, line, reports, night = SH[3:]
+    config = Path(env["MQI_CONFIG"])
+    config.write_text(config.read_text().replace('"PUEUE"', f'"{pueued.command}"').replace("/etc/pueue/pueue.yml", pueued.config))
     with (sshd.folder / "authorized_keys").open("a") as file:
         file.write(site.path("/etc/mqi/ssh/id_ed25519.pub").read_text())
-    text = site.here(next(body for kind, body in BLOCKS if kind == "toml")).replace("port     = 22", f"port     = {sshd.port}")
-    python = site.path("/opt/mqi/bin/python")
-    text = text.replace('cd /opt/moqui && ./compute "$MQI_INPUT" "$MQI_OUTPUT"', f'{python} -m mqi_scripts.demo.compute "$MQI_INPUT" .')
-    text += f'known_hosts = "{site.path("/etc/mqi/known_hosts")}"\n'
-    text += f'[hosts.gpu1.pueue]\ncommand = "{pueued.command}"\nconfig = "{pueued.config}"\n'
-    Path(env["MQI_CONFIG"]).write_text(text)
-    checked = site.run(check, **env)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert {line.split()[0] for line in checked.stdout.splitlines()} == {"ok"}
-    Path(env["MQI_CONFIG"]).write_text(text.replace('"15m" ', '"0s" '))
-    enabled = site.run(timers, **env)
-    assert enabled.returncode == 0, enabled.stderr
-    wanted = {path.name for path in site.path("/etc/systemd/system/timers.target.wants").iterdir()}
+    here = fingerprint((sshd.folder / "host_key.pub").read_text().split()[1])
+    known = site.run(re.sub(r"SHA256:\S+", here, unattended), **env)  # nobody types the fingerprint here
+    assert known.returncode == 0, known.stdout + known.stderr
+    ran = site.run(again, **env)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "nothing was changed" in ran.stdout
+    assert "TROUBLE" not in ran.stdout
+    packed = site.run(bundle, **env)
+    assert packed.returncode == 0, packed.stderr
+    assert (site.folder / "mqi.tar.gz").stat().st_size > 1 << 20
+    wanted = {path.name for path in site.path("/etc/systemd/system/mqi.target.wants").iterdir()}
     assert wanted == {path.name for path in (REPO / "systemd").glob("*.timer")}
     make.case(site.path("/srv/mqi/inbox"))
     for _ in range(50):
@@ -155,12 +154,11 @@ def test_the_installed_site_works_as_the_readme_says(site: Site, sshd: Sshd, pue
     Path(env["MQI_CONFIG"]).write_text(text)
     awake = site.run(night, **env)
     assert awake.returncode == 0, awake.stderr
-    for unit in (REPO / "systemd").glob("*.timer"):  # what the timers start, by the line in the unit
-        program = re.search(r"^ExecStart=(.*)$", (REPO / "systemd" / "mqi@.service").read_text(), re.M)
-        name = re.search(r"^Unit=mqi@(\w+)\.service$", unit.read_text(), re.M)
-        assert program
-        assert name
-        assert site.run(program[1].replace("%i", name[1]), **env).returncode == 0
+    for unit in [REPO / "systemd" / name for name in wanted]:  # what the timers start, by the line in the unit
+        name = re.findall(r"^Unit=mqi@(.+)\.service$", unit.read_text(), re.M)[0]
+        own = unit.parent / f"mqi@{name}.service.d" / "command.conf"
+        program = re.findall(r"^ExecStart=(.+)$", (own if own.exists() else unit.parent / "mqi@.service").read_text(), re.M)[0]
+        assert site.run(program.replace("%i", name), **env).returncode == 0
 
 
 def test_every_program_and_exit_code_stands_in_the_readme(site: Site) -> None:

@@ -136,8 +136,8 @@ def find(book: Ledger, word: str) -> w.Case:
     raise w.Usage(f"no case {word!r} in the ledger; closest: {', '.join(dict.fromkeys(near)) or 'none'}. See: mqi-report")
 
 
-def parser(name: str, doc: str) -> argparse.ArgumentParser:
-    """What all scripts share. doc: its first line is the NAME line, the rest goes below the options."""
+def parser(name: str, doc: str, *, line: bool = False) -> argparse.ArgumentParser:
+    """What all scripts share, or those of the line. doc: its first line is the NAME line, the rest goes below the options."""
     first, _, rest = doc.partition("\n")
     parse = argparse.ArgumentParser(
         name, description=first.partition(" - ")[2] or first, epilog=rest.strip() or None, allow_abbrev=False,
@@ -145,6 +145,11 @@ def parser(name: str, doc: str) -> argparse.ArgumentParser:
     )  # fmt: skip
     parse.add_argument("--config", metavar="FILE", help="the site's configuration (else $MQI_CONFIG, else /etc/mqi/mqi.toml)")
     parse.add_argument("--version", action="version", version=f"{name} {__version__}")
+    if line:
+        parse.add_argument("case", nargs="*", metavar="CASE", help="ids, unique prefixes or paths; - reads them from stdin")
+        parse.add_argument("--jsonl", action="store_true", help="one JSON line an event on stdout")
+        parse.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
+        parse.add_argument("--accept-empty", action="store_true", help="what looks like a lost mount is empty on purpose")
     return parse
 
 
@@ -152,12 +157,7 @@ def script(name: str, doc: str, work: Work) -> Callable[..., int]:
     """The main of a script of the line: one run at a time, health noted."""
 
     def main(argv: Sequence[str] | None = None) -> int:
-        parse = parser(name, doc)
-        parse.add_argument("case", nargs="*", metavar="CASE", help="ids, unique prefixes or paths; - reads them from stdin")
-        parse.add_argument("--jsonl", action="store_true", help="one JSON line an event on stdout")
-        parse.add_argument("--dry-run", action="store_true", help="say what would be done, do nothing")
-        parse.add_argument("--accept-empty", action="store_true", help="what looks like a lost mount is empty on purpose")
-        args = parse.parse_args(argv)
+        args = parser(name, doc, line=True).parse_args(argv)
         return boundary(name, lambda: _run(name, args, work))
 
     return main

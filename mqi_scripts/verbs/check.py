@@ -96,11 +96,15 @@ def check(args: argparse.Namespace) -> int:
     return code
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parse = cli.parser("mqi-check", __doc__ or "")
     parse.add_argument("--far", action="store_true", help="print the program for a compute host with a gate, do nothing else")
     parse.add_argument("--host", metavar="NAME", help="only the configuration and this compute host")
     parse.add_argument("--fast", action="store_true", help="nothing that needs a session to a host")
     parse.add_argument("--json", action="store_true", help="one object with all probes (schemas/check.schema.json)")
-    args = parse.parse_args(argv)
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
     return cli.boundary("mqi-check", lambda: check(args))

@@ -131,9 +131,13 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parse = cli.parser("mqi-demo", __doc__ or "")
     parse.add_argument("--folder", metavar="DIR", help="a new or empty folder for everything")
     parse.add_argument("--full", action="store_true", help="45 MB instead of 5")
-    args = parse.parse_args(argv)
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
     return cli.boundary("mqi-demo", lambda: demo(args))

@@ -2,6 +2,7 @@
 
 examples:
   mqi-fetch                          every case that is computed
+  mqi-fetch --dry-run                how many there are
   mqi-fetch --accept-empty           the results folder was emptied or moved on purpose
 """
 

@@ -95,7 +95,7 @@ def work(args: argparse.Namespace) -> int:
         return rebuild.rebuild(run, args.reason or "", args.ledger, accept_empty=args.accept_empty)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parse = cli.parser("mqi-ledger", __doc__ or "")
     parse.add_argument("action", choices=ACTIONS)
     parse.add_argument("folder", nargs="?", metavar="DIR", help="where backups are kept")
@@ -104,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse.add_argument("--dry-run", action="store_true", help="repair, rebuild: say what would be done, do nothing")
     parse.add_argument("--ledger", default="", metavar="ID", help="rebuild: the lost ledger's id, where another was begun since")
     parse.add_argument("--accept-empty", action="store_true", help="rebuild: a root without its mark is empty on purpose")
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parse = parser()
     args = parse.parse_args(argv)
     if args.action in ("repair", "rebuild") and not (args.reason or args.dry_run):
         parse.error(f"{args.action} changes the record: say why with --reason")

@@ -3,6 +3,7 @@
 examples:
   mqi-poll                  every case that is submitted or running
   mqi-poll 3fa9c1           one of them
+  mqi-poll --jsonl          what is new, a JSON line an event
 """
 
 from mqi_scripts import words as w

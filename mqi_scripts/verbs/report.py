@@ -143,7 +143,7 @@ def statuses(text: str) -> list[str]:
     return words
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def parser() -> argparse.ArgumentParser:
     parse = cli.parser("mqi-report", __doc__ or "")
     form = parse.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="comma-separated values; the first eight columns never change")
@@ -159,6 +159,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parse.add_argument("--as", dest="name", type=cursor, default="default", metavar="NAME", help="who is told, for --changes")
     parse.add_argument("--dry-run", action="store_true", help="with --changes: tell, and remember nothing")
     parse.add_argument("--redact", action=argparse.BooleanOptionalAction, help="leave out paths and reasons (report.redact)")
+    return parse
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parse = parser()
     args = parse.parse_args(argv)
     if args.changes and (args.csv or args.json):
         parse.error("--changes tells sentences, or records with --jsonl")

@@ -2,6 +2,7 @@
 
 examples:
   mqi-submit                all cases that are pushed
+  mqi-submit 3fa9c1         one of them, by the beginning of its id
   mqi-submit --dry-run      where they would go
 """
 

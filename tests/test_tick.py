@@ -1,0 +1,77 @@
+"""mqi-tick: the line in one process. One that fails does not stop the next, and Ctrl-C ends all of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from conftest import REPO, Place, Pueued
+
+
+def test_ticks_alone_bring_a_case_from_the_inbox_to_its_result(far_place: Place) -> None:
+    far_place.case("one")
+    deadline = time.monotonic() + 60
+    while far_place.rows().get("one", {}).get("status") != "completed":
+        ran = far_place("mqi-tick")
+        assert ran.code == 0, ran.err
+        assert time.monotonic() < deadline
+    assert (far_place.results / "one" / "plan.out").read_text() == "plan of one\n"
+    assert len(far_place.executions()) == 1
+
+
+def test_what_happened_is_a_json_line_an_event(local_place: Place) -> None:
+    local_place.case("one")
+    kinds = [line.split('"type": "')[1].split('"')[0] for line in local_place("mqi-tick", "--jsonl").out.splitlines()]
+    assert kinds[:3] == ["found", "pushed", "submitting"]
+    assert kinds[3] in ("submitted", "started")
+
+
+def test_a_dry_run_records_nothing(local_place: Place) -> None:
+    local_place.case("one")
+    local_place("mqi-tick", "--dry-run")
+    assert local_place.ledger() == b""
+    assert not local_place.executions()
+
+
+def test_an_inbox_that_is_gone_does_not_stop_what_is_on_its_way(local_place: Place) -> None:
+    local_place.case("one")
+    local_place("mqi-tick")
+    shutil.rmtree(local_place.inbox)
+    deadline = time.monotonic() + 60
+    while local_place.rows()["one"]["status"] != "completed":
+        ran = local_place("mqi-tick")
+        assert ran.code == 69  # mqi-scan's
+        assert "is it mounted?" in ran.err
+        assert time.monotonic() < deadline
+
+
+def test_a_wrong_configuration_is_said_by_each_and_is_the_exit_code(local_place: Place) -> None:
+    local_place.config.write_text(local_place.config.read_text().replace("[scan]", "[scan]\nquite = 1"))
+    ran = local_place("mqi-tick")
+    assert ran.code == 78
+    assert ran.err.count("did you mean quiet?") == 5
+
+
+def test_ctrl_c_ends_the_line(far_place: Place, pueued: Pueued) -> None:
+    for name in ("one", "two"):
+        far_place.case(name)
+    far_place("mqi-scan")
+    far_place("mqi-push")
+    pueued.signal(signal.SIGSTOP)  # a queue that never answers: mqi-submit waits for it
+    try:
+        tick = subprocess.Popen(far_place.argv("mqi-tick"), env={**os.environ, "PYTHONPATH": str(REPO)}, stderr=subprocess.PIPE, text=True)
+        deadline, lock = time.monotonic() + 60, Path(far_place.state) / "run.mqi-submit"
+        while f"process {tick.pid}" not in (lock.read_text() if lock.exists() else ""):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        tick.send_signal(signal.SIGINT)
+        said = tick.communicate(timeout=30)[1]
+    finally:
+        pueued.signal(signal.SIGCONT)
+    assert tick.returncode == 130
+    assert "mqi-submit: stopped" in said
+    assert "mqi-poll" not in said

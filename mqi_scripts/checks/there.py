@@ -49,7 +49,7 @@ def knock(host: HostConfig) -> Iterator[Probe]:
             said = readers.show(there.recv(80).decode("ascii", "replace")).partition("\n")[0]
     except OSError:
         return
-    yield compute.latency(seconds, said, host.transfer == "scp")
+    yield compute.latency(seconds, said, host.transfer == "scp" and not host.gate)
 
 
 def session(far: Host, cases: Callable[[], Mapping[str, w.Case] | None]) -> Iterator[Probe]:
@@ -119,5 +119,5 @@ def queue(far: Host, said: readers.Answer, known: Mapping[str, w.Case] | None) -
     pueue = far.config.engine == "pueue" and not look.trouble
     if known is not None:
         if pueue:
-            yield from compute.tasks(look, said.named("queue")[0][1], known, far.config)
+            yield from compute.tasks(look, said.named("queue")[0][0], known, far.config)
         yield from compute.locks(said.named("holds"), known, look.tasks if pueue else None, far.name)

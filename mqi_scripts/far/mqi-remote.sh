@@ -330,10 +330,8 @@ do_survey() { # [KEY DIGEST]...
 
 do_check() {
   began=$(date +%s.%N) real=$(readlink -f "$root")
-  owner
-  [ -d "$root" ] || root=${root%/*}
-  room
-  say mode "$(stat -c %a "$root" 2>/dev/null)"
+  owner && { [ -d "$root" ] || root=${root%/*}; }
+  room && say mode "$(stat -c %a "$root" 2>/dev/null)"
   for tool in flock setsid sha256sum timeout stat xargs awk tail sync find sort comm nproc readlink df tar; do
     command -v $tool >/dev/null || say lacks $tool
   done

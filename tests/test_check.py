@@ -24,7 +24,8 @@ from conftest import JOB, REPO, Place, Pueued, Ran, Sshd, free_port, host_text, 
 from jsonschema import validate
 
 from mqi_scripts import words as w
-from mqi_scripts.checks import compute, gateway, odd, span
+from mqi_scripts.checks import compute, gateway, odd
+from mqi_scripts.pure.explain import span
 from mqi_scripts.world import config
 
 ENV = {**os.environ, "PYTHONPATH": str(REPO)}

@@ -355,7 +355,7 @@ def test_one_wrong_case_does_not_stop_the_others_and_an_unknown_one_stops_all(lo
     assert (ran.out.count("asked to cancel it"), "already" in ran.err) == (2, True)
 
 
-@pytest.mark.parametrize("words", [["cancel"], ["hold"], ["note"], ["retry", "--host-is-gone"]])
+@pytest.mark.parametrize("words", [["cancel"], ["hold"], ["note"], ["priority", "--to", "9"], ["retry", "--host-is-gone"]])
 def test_a_dry_run_records_nothing(words: list[str], local_place: Place) -> None:
     local_place.case("ma")
     local_place("mqi-scan")
@@ -379,6 +379,23 @@ def test_a_decision_has_a_reason_and_a_note_is_part_of_the_story(local_place: Pl
     assert "notes: the vendor was called" in local_place("mqi-case", "show", "ma").out
     local_place.until("completed")
     assert (local_place.results / "ma" / "plan.out").exists()
+
+
+def test_the_more_urgent_case_goes_first_and_who_said_so_is_in_the_record(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    text = host_text("ssh", "pueue", "scp", sshd, pueued).replace("queue_depth = 100", "queue_depth = 1")
+    place = Place(tmp_path / "site", text, "sleep 600")
+    for name in ("ma", "mb", "mc", "md", "me"):
+        place.case(name)
+    for program in ("mqi-scan", "mqi-push"):
+        place(program)
+    assert place("mqi-case", "priority", "me", "--to", "9", "--reason", "treated tomorrow").code == 0
+    assert place("mqi-case", "priority", "me", "--to", "9", "--reason", "again").code == 2
+    assert place("mqi-case", "priority", "me", "--to", "10", "--reason", "more").code == 2
+    place("mqi-submit")
+    rows = place.rows()
+    assert (rows["me"]["status"], rows["me"]["priority"]) == ("submitted", 9)
+    assert [row["status"] for row in rows.values()].count("pushed") == 1
+    assert "priority 9: treated tomorrow  (" in place("mqi-case", "show", "me").out
 
 
 # --- explain
@@ -439,7 +456,7 @@ def test_explain_needs_no_host_and_a_look_says_what_it_could_not_see(tmp_path: P
 
 
 def test_a_look_counts_whose_tasks_come_before_ours(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
-    place = site(tmp_path, sshd, pueued, 'cp "$MQI_INPUT/plan.txt" plan.out')
+    place = site(tmp_path, sshd, pueued, 'sleep 2; cp "$MQI_INPUT/plan.txt" plan.out')
     place.case("done")
     place.until("completed")
     fill(pueued)
@@ -468,7 +485,7 @@ def test_a_program_that_does_not_run_is_why_a_case_stands_still(local_place: Pla
 
 
 BORN = w.Case("k" * 20, "p", w.FOUND, NOW, NOW, digest="d", host="far", group="g", attempt=1)
-NOTES = explain.Notes({}, {}, {name: {"run": NOW} for name in ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")}, {"": 30.0})
+NOTES = explain.Notes({}, {}, {name: {"run": NOW} for name in ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")}, {"": 1800.0})
 LATER = "2026-11-24T03:10:00.000Z"
 
 
@@ -520,7 +537,3 @@ def test_every_wish_is_either_a_legal_event_or_a_sentence_with_a_command() -> No
                 continue
             legal += all(evolve(case, event).decisions for event in events)
     assert legal > 40
-
-
-def test_what_lasts_is_told_in_the_unit_that_fits() -> None:
-    assert [explain.span(minutes) for minutes in (0.5, 1, 90, 150, 3000)] == ["30 s", "1 min", "90 min", "2 h", "2 d"]

@@ -34,11 +34,3 @@ def text(probe: Probe) -> str:
     where = f"{probe.host}: {probe.what}" if probe.host else probe.what
     line = f"{probe.level:4}  {where}{': ' if probe.found else ''}{probe.found}\n"
     return line + (f"      fix: {probe.fix}\n" if probe.fix else "")
-
-
-def span(seconds: float) -> str:
-    """A length of time, as coarse as a person says it."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if abs(seconds) >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Any
 
 from mqi_scripts import words as w
-from mqi_scripts.checks import Probe, fail, ok, span, warn
+from mqi_scripts.checks import Probe, fail, ok, warn
+from mqi_scripts.pure.explain import span
 from mqi_scripts.pure import tables
 
 SCRIPTS = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")

@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 from itertools import combinations
 
-from mqi_scripts.checks import Probe, span, warn
+from mqi_scripts.checks import Probe, warn
+from mqi_scripts.pure.explain import span
 from mqi_scripts.world.config import HostConfig, Site
 
 MINUTE, DAY = 60.0, 86400.0

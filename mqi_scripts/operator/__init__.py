@@ -1,12 +1,13 @@
 """What mqi-case does, a module a kind of command; the line does without it. Here is what they share: which cases, which notes."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.checks.gateway import SCRIPTS
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import explain
+from mqi_scripts.pure import explain, place
 from mqi_scripts.world import config, files
 
 
@@ -23,7 +24,9 @@ def health(site: config.Site) -> dict[str, dict[str, Any]]:
     return {name: files.read_note(os.path.join(site.state, "health", f"{name}.json")) for name in SCRIPTS}
 
 
-def notes(kept: dict[str, dict[str, Any]], cases: dict[str, w.Case]) -> explain.Notes:
-    """What the sentences about a case need of these notes, and of all cases."""
+def notes(kept: dict[str, dict[str, Any]], runs: Mapping[str, Any]) -> explain.Notes:
+    """What the sentences about a case need of these notes, and of the last runs by host/group."""
     waits = {key: why for note in kept.values() for key, why in note.get("waits", {}).items()}
-    return explain.Notes(waits, kept["mqi-poll"].get("progress", {}), kept, explain.medians(cases.values()))
+    every = {**runs, "": [run for known in runs.values() for run in known]}
+    usual = {name: place.middle(known) for name, known in every.items()}
+    return explain.Notes(waits, kept["mqi-poll"].get("progress", {}), kept, usual)

@@ -32,6 +32,11 @@ def release(run: cli.Run) -> None:
         decided(run, asked(run), wish.release)
 
 
+def priority(run: cli.Run) -> None:
+    """How urgent they are."""
+    decided(run, asked(run), lambda case, reason, _, now: wish.priority(case, reason, run.args.to, now))
+
+
 def note(run: cli.Run) -> None:
     """Write a remark into their story."""
     decided(run, asked(run), wish.note)

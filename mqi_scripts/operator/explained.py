@@ -19,7 +19,7 @@ from mqi_scripts.world.host import hosts
 def explain(run: cli.Run) -> None:
     """Why they stand where they stand, what happens next and when, what helps; without CASE: of everything that does not move."""
     every = run.book.cases()
-    known, now = notes(health(run.site), every), run.now()
+    known, now = notes(health(run.site), run.book.state().runs), run.now()
     still = (case for case in every.values() if sentences.is_still(case, known, now))
     cases = asked(run) if run.args.case else sorted(still, key=lambda case: (case.found, case.path))
     looks = dict[str, w.Look | w.Failure]()
@@ -75,7 +75,7 @@ def waits(
             found[case.key] = (case.status, str(seen), seen.category)
         elif seen and case.status == w.PUSHED:
             why = f"the queue of {case.host} does not answer: {seen.trouble}" if seen.trouble else ""
-            why = why or place.why_none(case.host, seen.groups, groups[case.host])
+            why = why or place.why_none(case.host, seen.groups, groups[case.host], place.allowed(case.path, run.site.job.groups))
             if why or sentences.command_in(sentences.reason(case, known)[0]):  # what was noted to be mended is
                 found[case.key] = (case.status, why, "")
         elif seen and case.status == w.SUBMITTED:

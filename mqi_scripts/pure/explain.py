@@ -5,20 +5,20 @@ what the world says now.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
 from mqi_scripts.pure import wish
 from mqi_scripts.pure.evolve import AGAIN
+from mqi_scripts.pure.order import seconds
 from mqi_scripts.pure.tables import COLUMNS, printable
 
 # What the last runs left, deletable: waits: (status, why, category) by key; progress: (percentage, last line) by key; steps: of
-# each program its last run, last success and trouble; minutes: the median run time by group, "" for all of them.
+# each program its last run, last success and trouble; runs: the median run time by host/group, "" for all of them, seconds.
 Notes = NamedTuple("Notes", [
     ("waits", Mapping[str, Any]), ("progress", Mapping[str, Any]), ("steps", Mapping[str, Mapping[str, Any]]),
-    ("minutes", Mapping[str, float]),
+    ("runs", Mapping[str, float]),
 ])  # fmt: skip
 NOTHING = Notes({}, {}, {}, {})
 
@@ -26,8 +26,8 @@ NOTHING = Notes({}, {}, {}, {})
 # nothing happens without a person
 Plain = NamedTuple("Plain", [("why", str), ("next", str), ("helps", str), ("person", bool)])
 
-LATE = 15  # minutes without a run after which a program is called late; the timers start it every minute
-STILL = 60  # minutes at one place after which a case is told, whatever the reason
+LATE = 900.0  # seconds without a run after which a program is called late; the timers start it every minute
+STILL = 3600.0  # seconds at one place after which a case is told, whatever the reason
 STEP = {w.HELD: "mqi-scan", w.FOUND: "mqi-push", w.PUSHED: "mqi-submit", w.SUBMITTED: "mqi-poll", w.RUNNING: "mqi-poll",
         w.COMPUTED: "mqi-fetch"}  # fmt: skip
 NEXT = {
@@ -138,16 +138,16 @@ def late_step(step: str, notes: Notes, now: str) -> str:
     if not step or not notes.steps:
         return ""
     run = notes.steps.get(step, {}).get("run", "")
-    if run and _minutes(run, now) <= LATE:
+    if run and seconds(run, now) <= LATE:
         return ""
     return f"{step} ran last {ago(run, now)} ago: is its timer on?" if run else f"{step} has never run here: is its timer on?"
 
 
 def _when(case: w.Case, step: str, notes: Notes, now: str) -> str:
     """When that is, as far as it can be told."""
-    usual = notes.minutes.get(case.group, notes.minutes.get("", 0.0))
+    usual = usual_of(case, notes)
     if case.status == w.RUNNING and case.started and usual and not case.asked:
-        runs = _minutes(case.started, now)
+        runs = seconds(case.started, now)
         if runs <= usual:
             return f", in about {span(usual - runs)} (median of its group: {span(usual)})"
         return f"; it runs for {span(runs)} already, the median of its group is {span(usual)}"
@@ -155,13 +155,18 @@ def _when(case: w.Case, step: str, notes: Notes, now: str) -> str:
     return f"; {step} ran last {ago(run, now)} ago" if run else ""
 
 
+def usual_of(case: w.Case, notes: Notes) -> float:
+    """Seconds that a run takes there, 0 if nobody knows."""
+    return notes.runs.get(f"{case.host}/{case.group}") or notes.runs.get("", 0.0)
+
+
 def is_still(case: w.Case, notes: Notes, now: str) -> bool:
     """It does not move, as far as ledger and notes tell."""
     if case.status in w.CLOSED:
         return False
-    usual = notes.minutes.get(case.group, notes.minutes.get("", 0.0)) if case.status == w.RUNNING else 0.0
+    usual = usual_of(case, notes) if case.status == w.RUNNING else 0.0
     why, _ = reason(case, notes)
-    return bool(why or late_step(step_of(case), notes, now)) or _minutes(case.since, now) > max(STILL, 2 * usual)
+    return bool(why or late_step(step_of(case), notes, now)) or seconds(case.since, now) > max(STILL, 2 * usual)
 
 
 # --- what a look adds
@@ -201,7 +206,7 @@ def _ahead(case: w.Case, look: w.Look, notes: Notes) -> str:
     others = sum(not task.label.startswith("mqi1:") for task in waiting)
     text = f"{running} tasks run and {len(waiting)} wait before it in group {case.group}, {others} of these not ours"
     slots = next((group.slots for group in look.groups if group.name == case.group), 0)
-    usual = notes.minutes.get(case.group, notes.minutes.get("", 0.0))
+    usual = usual_of(case, notes)
     behind = running + len(waiting) - slots + 1
     if slots and usual:
         return f"{text}; it starts in about {span(usual * max(behind, 0) / slots)} at most, by the median run time {span(usual)}"
@@ -212,33 +217,19 @@ def _number(text: str) -> int:
     return int(text) if text.isdigit() else 1 << 60
 
 
-def medians(cases: Iterable[w.Case]) -> dict[str, float]:
-    """Minutes that successful jobs took, by group, and of all of them under ""; a second at least, finer the clock is not."""
-    times: dict[str, list[float]] = {}
-    for case in cases:
-        if case.exit == 0 and case.started and case.ended:
-            for name in (case.group, ""):
-                times.setdefault(name, []).append(max(_minutes(case.started, case.ended), 1 / 60))
-    return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
-
-
 # --- time
 
 
 def ago(then: str, now: str) -> str:
-    return span(_minutes(then, now))
+    return span(seconds(then, now))
 
 
-def span(minutes: float) -> str:
-    """A duration for a person."""
-    for unit, size in (("d", 2880.0), ("h", 120.0)):
-        if minutes >= size:
-            return f"{minutes / (1440 if unit == 'd' else 60):.0f} {unit}"
-    return f"{minutes:.0f} min" if minutes >= 1 else f"{max(minutes, 0) * 60:.0f} s"
-
-
-def _minutes(then: str, now: str) -> float:
-    return (datetime.fromisoformat(now) - datetime.fromisoformat(then)).total_seconds() / 60
+def span(length: float) -> str:
+    """A length of time in seconds, as coarse as a person says it."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if abs(length) >= 2 * size:
+            return f"{length / size:.0f} {unit}"
+    return f"{length:.0f} s"
 
 
 # --- the report's row
@@ -250,7 +241,7 @@ def row(case: w.Case, notes: Notes) -> dict[str, Any]:
     percent = notes.progress.get(case.key, [""])[0] if case.status == w.RUNNING else ""
     cells = (
         case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
-        case.submitted, case.since, case.attempt, why, category, next_of(case), case.priority,
-        case.host, case.completed, case.stale or False,
+        case.submitted, case.since, case.attempt, why, category, next_of(case), case.priority, case.host,
+        case.completed, case.stale or False,
     )  # fmt: skip
     return dict(zip(COLUMNS, cells, strict=True))

@@ -56,6 +56,13 @@ def _instead(case: w.Case) -> str:
     return f"it is on its way. See: mqi-case explain {case.id}"
 
 
+def priority(case: w.Case, reason: str, to: int, now: str) -> list[w.Event]:
+    """It counts from the next mqi-submit on; who it was stands in the record's `by`."""
+    if case.priority == to:
+        raise w.Usage(f"{case.id} has priority {to} already")
+    return [w.Prioritized(case.key, now, to, reason)]
+
+
 def note(case: w.Case, reason: str, who: str, now: str) -> list[w.Event]:
     return [w.Noted(case.key, now, reason, who)]
 

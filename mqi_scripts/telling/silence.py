@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import Any, NamedTuple
 
-from mqi_scripts.checks import OK, gateway, span
+from mqi_scripts.checks import OK, gateway
+from mqi_scripts.pure.explain import span
 
 ALARM = 7200.0  # seconds without a success of a script from which on a person is needed: a run may take that long
 WEEKS = 8  # that make the rhythm of a weekday

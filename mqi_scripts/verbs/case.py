@@ -9,6 +9,7 @@ examples:
   mqi-case verify --all                every result here against its record
   mqi-case cancel 3fa9c1 --reason "wrong plan"
   mqi-report --status failed --jsonl | mqi-case retry - --reason "the node was down"
+  mqi-case priority 3fa9c1 --to 9 --reason "treated tomorrow"
   mqi-case retry 3fa9c1 --host-is-gone --reason "its disks burned"
   mqi-case release 3fa9c1 --deliveries 2026110309100000,2026110309220000 --reason "the first one broke off"
 """
@@ -17,6 +18,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.operator import acts, explained, story
 from mqi_scripts.operator import verify as results
@@ -31,9 +33,10 @@ COMMANDS = (
     (acts.cancel, "end it: it is not computed, or its job is ended"),
     (acts.hold, "carry it no further until it is released"),
     (acts.release, "what a person held or never started goes on; or choose which of its deliveries count"),
+    (acts.priority, "how urgent it is, 0 to 9, the higher the sooner"),
     (acts.note, "a remark into its story"),
 )
-DECISIONS = (acts.retry, acts.cancel, acts.hold, acts.release, acts.note)
+DECISIONS = (acts.retry, acts.cancel, acts.hold, acts.release, acts.priority, acts.note)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
         if act is acts.retry:
             gone = "the host of its attempt will never answer again; the record says so"
             one.add_argument("--host-is-gone", action="store_true", help=gone)
+        if act is acts.priority:
+            one.add_argument("--to", type=int, choices=range(w.TOP + 1), required=True, metavar="N", help="0 to 9; 5 is usual")
         if act is acts.release:
             one.add_argument("--deliveries", metavar="A,B,C", default="", help="the folders that count; the others are left out")
     return parse

@@ -42,7 +42,7 @@ def report(args: argparse.Namespace) -> int:
     hidden = args.redact if args.redact is not None else site.report.redact and not sys.stdout.isatty()
     if args.changes and not damaged:
         return tell_changes(book, args, hidden)
-    known = notes(kept, cases)
+    known = notes(kept, {})
     shown = [case for case in sorted(cases.values(), key=lambda case: (case.found, case.path)) if is_shown(case, args)]
     rows = [redact.row(explain.row(case, known), case) if hidden else explain.row(case, known) for case in shown]
     told = {name: redact.note(note) if hidden else note for name, note in kept.items()}
@@ -88,7 +88,7 @@ def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
     sys.stdout.flush()
     if not args.dry_run:
         changes.keep(book, args.name, head)
-    return int(any(case and case.status in w.PERSON for *_, case in new))
+    return int(any(case and explain.needs_person(case) for *_, case in new))
 
 
 def needs_person(case: w.Case) -> bool:

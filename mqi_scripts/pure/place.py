@@ -113,4 +113,6 @@ def why_waiting(case: w.Case, look: w.Look, host: str) -> str:
     if look.groups and case.group not in {group.name for group in look.groups}:
         return f"group {case.group} of {host} is gone"
     trace = look.traces.get(case.label)
+    if trace and trace.claim == "strange":
+        return f"cases/{case.key}/attempt-{case.attempt}/claim on {host} is neither a folder nor the link `revoked`: who made it?"
     return "it waits for a slot" if trace and trace.held else ""

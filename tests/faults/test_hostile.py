@@ -210,6 +210,23 @@ def test_strange_files_in_the_staging_folder_do_not_get_published_and_stop_nothi
     assert laws.broken(place) == []
 
 
+STDIN = ['{"case":5}', '{"case":["a"]}', '{"case":NaN}', '{"case":1e999}', '{"a":' + "[" * 100_000, "{", '{"case":"\\u001b[2J"}', "\x1b[2J", "a\x00b", "-rf", "$(touch CANARY-9)",
+         '{"case":"' + "x" * 100_000 + '"}', "../a", "*"]  # fmt: skip
+
+
+def test_what_comes_over_stdin_names_cases_or_is_refused(local_place: Place) -> None:
+    local_place.case("a")
+    local_place("mqi-scan")
+    before = local_place.ledger()
+    for text in STDIN:
+        for program in ("mqi-push", "mqi-scan"):
+            ran = local_place(program, "-", stdin=text + "\n")
+            assert (ran.code, local_place.ledger()) == (2, before), (text[:40], ran)
+            assert ran.err.replace("\n", "").isprintable()
+    assert local_place("mqi-push", "-", stdin='{"case":null}\n{}\n\n').code == 0
+    assert local_place.ledger() == before
+
+
 # --- patients
 
 

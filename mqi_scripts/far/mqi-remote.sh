@@ -128,8 +128,8 @@ look_one() { # KEY ATTEMPT
     age=$((up - since))
     [ $lock = 1 ] || ! group_lives || alive=1
   fi
-  [ ! -f "$at/result" ] || IFS= read -r result <"$at/result"
-  [ ! -f "$at/ending" ] || IFS= read -r ending <"$at/ending"
+  [ ! -f "$at/result" ] || IFS='	' read -r result _ <"$at/result"
+  [ ! -f "$at/ending" ] || IFS='	' read -r ending _ <"$at/ending"
   say attempt "mqi1:$1:$2" $folder $claim $lock $alive "$age" "$status" "$result" "$ending" "$digest"
 }
 
@@ -158,7 +158,7 @@ do_stage() { # [KEY DIGEST]...
     if [ -d "$root/cases/$1/input-$2" ]; then
       say published "$1" "$2"
     elif [ -d "$root/staging/$1-$2/files" ]; then
-      (cd "$root/staging/$1-$2/files" && find . -type f -printf "staged\t$1\t%s\t%P\n")
+      (cd "$root/staging/$1-$2/files" && find . -type f ! -path '*[[:cntrl:]]*' -printf "staged\t$1\t%s\t%P\n")
     fi
     shift 2
   done
@@ -193,7 +193,7 @@ verify() { # KEY DIGEST: what is staged is the manifest's files and nothing else
     say wrong "$1" "its manifest did not arrive whole" && return 1
   fi
   sort ../manifest >../expected
-  odd=$(find . ! -type d ! -type f -print -delete)
+  odd=$(find . \( ! -type d ! -type f -o -path '*[[:cntrl:]\\]*' \) -print -delete)
   cores=$(nproc) files=$(wc -l <../manifest) tool=sha256sum # a few files a process, so that all cores are busy to the end
   ! openssl dgst -sha256 -r </dev/null >/dev/null 2>&1 || tool='stdbuf -oL openssl dgst -sha256 -r' # four times as fast
   # shellcheck disable=SC2086 # a command and its options

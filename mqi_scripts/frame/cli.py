@@ -86,9 +86,9 @@ class Run:
                     continue
                 try:
                     record = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise w.Usage(f"stdin: {error}: {line[:80]!r}; expected ids, or what --jsonl prints") from None
-                yield from filter(None, [record.get("case") or record.get("case_id")])
+                yield from filter(None, [str(record.get("case") or record.get("case_id") or "")])
 
     def on_hosts(self, due: Sequence[w.Case], act: Callable[["Run", Any, list[w.Case]], None]) -> None:
         """act(run, host, its cases) for each Host that has some; one host's trouble does not stop the rest."""

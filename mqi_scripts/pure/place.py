@@ -115,4 +115,6 @@ def why_waiting(case: w.Case, look: w.Look, host: str) -> str:
     trace = look.traces.get(case.label)
     if trace and trace.digest not in ("", case.digest):
         return f"attempt {case.attempt} on {host} has another input than the ledger knows: mqi-ledger rebuild --reason ..."
+    if trace and trace.claim == "strange":
+        return f"cases/{case.key}/attempt-{case.attempt}/claim on {host} is neither a folder nor the link `revoked`: who made it?"
     return "it waits for a slot" if trace and trace.held else ""

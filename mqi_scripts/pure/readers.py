@@ -112,13 +112,19 @@ def _short(text: str) -> str:
 def pueue(text: str, _: object) -> tuple[tuple[w.Task, ...], tuple[w.Group, ...]]:
     """Tasks and groups of `pueue status --json`, versions 3 and 4. Raises Unreadable."""
     try:
-        state = json.loads(text)
+        state = json.loads(text, object_pairs_hook=_once, parse_constant=int)  # int refuses NaN and its kin
     except (ValueError, RecursionError):
         raise Unreadable(f"the queue answered what is not JSON: {_short(text)[:80]}") from None
     if not (isinstance(state, dict) and isinstance(state.get("tasks"), dict) and isinstance(state.get("groups"), dict)):
         raise Unreadable("the queue's answer has no tasks and groups")
     groups = tuple(_pueue_group(name, group) for name, group in state["groups"].items() if re.fullmatch(PLAIN, name))
     return tuple(_pueue_task(task) for task in state["tasks"].values()), groups
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
 
 
 def _pueue_group(name: str, group: Any) -> w.Group:

@@ -34,7 +34,7 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     placed = place.choose(first, found, host.config.queue_depth, limits, state.turn)
     for room in found if placed else ():
         run.say(place.told(room, sum(group == room.group for _, group in placed)))
-    begun = {label for label, trace in look.traces.items() if trace.claim == "begun"}  # mqi-poll says so
+    begun = {label for label, trace in look.traces.items() if trace.claim != "none"}  # mqi-poll says so
     goes = {case.key for case, _ in placed} | {case.key for case in cases if case.label in begun}
     still = [case for case in cases if case.key not in goes and not case.asked]
     waiting = [case for case in still if state.open.get(case.key, case).status == w.PUSHED]

@@ -37,7 +37,7 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
 
 
 def candidates(top: str, pattern: str, ignore: Sequence[str]) -> list[str]:
-    """Paths below top that match the pattern part by part, like a shell's; folders, and links that pose as some."""
+    """Paths below top that match the pattern part by part, like a shell's; folders, and links that are not to files."""
     found = {"": True}
     for part in pattern.strip("/").split("/"):
         paths, found = [path for path, real in found.items() if real], {}
@@ -45,7 +45,8 @@ def candidates(top: str, pattern: str, ignore: Sequence[str]) -> list[str]:
             with os.scandir(os.path.join(top, path)) as entries:
                 for entry in entries:
                     hidden = entry.name.startswith(".") and not part.startswith(".")
-                    if fnmatchcase(entry.name, part) and not hidden and not is_ignored(entry.name, ignore) and entry.is_dir():
+                    poses = not os.path.isfile(entry.path) if entry.is_symlink() else entry.is_dir()
+                    if fnmatchcase(entry.name, part) and not hidden and not is_ignored(entry.name, ignore) and poses:
                         found[os.path.join(path, entry.name)] = not entry.is_symlink()
     return sorted(found)
 

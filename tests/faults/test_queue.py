@@ -138,6 +138,7 @@ def test_a_list_that_is_empty_once_decides_nothing(tmp_path: Path, sshd: Sshd, p
 NONSENSE = {
     "not JSON": "Nothing found", "a list": "[]", "a number": "1", "null": "null", "nothing": "", "no groups": '{"tasks":{}}', "cut off": '{"tasks":{"0":{"id":0,',
     "NaN": '{"tasks":{"0":{"id":NaN,"label":"mqi1:LABEL:1","status":"Queued","group":"gpu0"}},"groups":{"gpu0":{"status":"Running","parallel_tasks":1}}}',
+    "NaN beside": '{"tasks":{},"groups":{"gpu0":{"status":"Running","parallel_tasks":1}},"x":NaN}', "a key twice": '{"tasks":{},"groups":{},"tasks":{}}',
     "true as an id": '{"tasks":{"0":{"id":true,"label":"mqi1:LABEL:1","status":"Queued","group":"gpu0"}},"groups":{}}',
     "tasks in a list": '{"tasks":[],"groups":{}}', "deep": '{"tasks":' + "[" * 100_000, "a huge number": '{"tasks":{},"groups":{"g":{"parallel_tasks":1e999}}}',
     "negative slots": '{"tasks":{},"groups":{"gpu0":{"status":"Running","parallel_tasks":-1}}}',

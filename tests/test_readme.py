@@ -46,7 +46,7 @@ class Site(NamedTuple):
             text = re.sub(rf"(?<![\w/]){place}", str(self.path(place)), text)
         init = f"mqi-init --prefix {self.folder} --yes"
         swaps = [("mqi@192.0.2.5", f"{getpass.getuser()}@127.0.0.1"), ("sudo -u mqi ", ""), ("apt-get install ", "apt-get install --simulate "),
-                 ("bin/mqi-init\n", f"bin/{init} --answers site.toml || [ $? -eq 69 ]\n"), ("\nmqi-init\n", f"\n{init}\n"),
+                 ("bin/mqi-init\n", f"bin/{init} --answers site.toml || case $? in 69 | 78) ;; *) exit 1 ;; esac\n"), ("\nmqi-init\n", f"\n{init}\n"),
                  ("site.toml", f"{self.folder}/site.toml"), ("bin/mqi-init --yes", f"bin/{init}"), ("mqi.tar.gz", f"{self.folder}/mqi.tar.gz")]  # fmt: skip
         for old, new in swaps:
             text = ("\n" + text).replace(old, new).lstrip("\n")

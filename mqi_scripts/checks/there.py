@@ -62,7 +62,8 @@ def session(far: Host, cases: Callable[[], Mapping[str, w.Case] | None]) -> Iter
         yield unreachable(far, error)
         return
     took, now, known = time.monotonic() - begin, time.time(), cases()
-    yield ok("session", f"over {far.config.transport}" + (", host key known" if far.config.transport == "ssh" else ""))
+    known_key = ", host key known" if far.config.transport == "ssh" else ""
+    yield ok("session", f"over {far.config.transport}{known_key}{', through its gate' if far.gate else ''}")
     times = [float(one) for line in said.named("clock") for one in line if re.fullmatch(r"[0-9.]+", one)]
     if len(times) == 2:  # noqa: PLR2004  # its begin and its end
         if far.config.transport == "ssh":

@@ -28,17 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults", action="store_true", help="all of it, instead of the sample that fits the plain command: hours")
     group.addoption("--seed", help="the sample of this seed, instead of the one made of the commit's id")
     group.addoption("--point", help="only the points of the sweep whose names begin so")
-    parser.addoption("--boot", action="store_true", help="also the tests that boot a machine (in CI they run by themselves)")
+    parser.addoption("--boot", action="store_true", help="also the tests that boot a machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "whole: only with --faults")
-    config.addinivalue_line("markers", "boot: boots a machine; only with --boot or CI=true")
+    config.addinivalue_line("markers", "boot: boots a machine; only with --boot")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [] if config.getoption("--faults") else ["whole"]
-    left_out += [] if config.getoption("--boot") or os.environ.get("CI") == "true" else ["boot"]
+    left_out += [] if config.getoption("--boot") else ["boot"]
     out = [item for item in items if any(item.get_closest_marker(mark) for mark in left_out)]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]

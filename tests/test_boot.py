@@ -1,6 +1,6 @@
 """A machine that boots: gateway and compute host in one, set up by mqi-init as a person would, and then left to its timers.
 
-In the plain test command when CI=true, else with --boot.
+With --boot: `tests/run --boot`.
 """
 
 from __future__ import annotations

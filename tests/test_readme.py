@@ -133,7 +133,7 @@ def test_the_installed_site_works_as_the_readme_says(site: Site, sshd: Sshd, pue
     ran = site.run(again, **env)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "nothing was changed" in ran.stdout
-    assert "TROUBLE" not in ran.stdout
+    assert "FAIL" not in ran.stdout
     packed = site.run(bundle, **env)
     assert packed.returncode == 0, packed.stderr
     assert (site.folder / "mqi.tar.gz").stat().st_size > 1 << 20

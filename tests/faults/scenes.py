@@ -23,6 +23,8 @@ from tap import Point, Taps
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec
 
+BY = {"script": "scene", "host": "gateway", "pid": 1, "user": "nobody"}  # who wrote a scene's first line
+
 TICKS = 8  # of the line: more than any one fault needs
 # What the plan says is what the job does: ends with 3, is cut off in its first attempt, or copies it.
 WORK = """case $(cat "$MQI_INPUT/plan.txt") in
@@ -167,10 +169,6 @@ class Bench:
 
 
 @contextmanager
-
-BY = {"script": "scene", "host": "gateway", "pid": 1, "user": "nobody"}  # who wrote a scene's first line
-
-
 def folder_of_its_own() -> Iterator[Path]:
     """In memory, if there is room: no disk is asked to flush what will be thrown away."""
     shared = Path("/dev/shm")

@@ -59,14 +59,15 @@ def waiting(cases: Iterable[w.Case], why: Mapping[str, Sequence[str]], now: date
     moving = [case for case in stands if case.status not in w.PERSON]
     if person:
         count = f"{len(person)} cases need a person" if person[1:] else "a case needs a person"
-        yield warn("people", f"{count}; {_stands(person[0], person[0].reason, now)}", "mqi-report --status held,failed")
+        fix = "mqi-report --needs-me; why and what helps: mqi-case explain"
+        yield warn("people", f"{count}; {_stands(person[0], person[0].reason, now)}", fix)
     if not moving:
         yield ok("waiting", "" if person else "nothing")
         return
     status, reason = [*why.get(moving[0].key, ()), "", ""][:2]
     found = "the oldest: " + _stands(moving[0], reason if status == moving[0].status else "", now)
     late = ago(moving[0].since, now) > OLD
-    yield warn("waiting", found, f"mqi-case show {moving[0].id}") if late else ok("waiting", found)
+    yield warn("waiting", found, f"mqi-case explain {moving[0].id}") if late else ok("waiting", found)
 
 
 def _stands(case: w.Case, reason: str, now: datetime) -> str:

@@ -315,6 +315,8 @@ def test_a_timer_that_is_disabled_while_the_others_are_on_is_a_failure(local: Pl
     assert re.fullmatch(r"its timer is disabled; last success \d+ s ago", one.found)
     for note in (local.state / "health").iterdir():
         note.unlink()
+    assert not said(apart(local, script))
+    os.utime(local.state / "health", (time.time() - 400,) * 2)
     assert said(apart(local, script))["timers"].found == "they are enabled, and no script has run yet"
 
 

@@ -11,7 +11,7 @@ from mqi_scripts.install.things import MARK, File
 from mqi_scripts.world.config import schema_file
 
 EXITS = (
-    (0, "done, nothing to do, or nothing wrong found"), (1, "some cases need a person"), (2, "usage"),
+    (0, "done, nothing to do, or nothing wrong found"), (1, "some cases, or warnings, need a person"), (2, "usage"),
     (65, "the ledger, or an input, is damaged"), (69, "a host, a queue or a mount is unreachable"), (70, "a bug"),
     (74, "a disk is full, or fsync failed"), (75, "another run holds the lock"), (78, "configuration"),
     (130, "stopped with Ctrl-C"),

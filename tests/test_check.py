@@ -315,6 +315,8 @@ def test_a_timer_that_is_disabled_while_the_others_are_on_is_a_failure(local: Pl
     assert re.fullmatch(r"its timer is disabled; last success \d+ s ago", one.found)
     for note in (local.state / "health").iterdir():
         note.unlink()
+    assert not said(apart(local, script))
+    os.utime(local.state / "health", (time.time() - 400,) * 2)
     assert said(apart(local, script))["timers"].found == "they are enabled, and no script has run yet"
 
 
@@ -375,7 +377,7 @@ def test_a_case_that_waits_for_a_person_is_a_warning(local: Place) -> None:
     changed(local, 'quiet = "0s"', 'quiet = "15m"')
     one = the_one(local, "people", "warn")
     assert re.fullmatch(r"a case needs a person; [0-9a-f]{12} a is held for \d+ s: away is a symlink, not a regular file", one.found)
-    assert one.fix == "mqi-report --status held,failed"
+    assert one.fix == "mqi-report --needs-me; why and what helps: mqi-case explain"
 
 
 def test_the_oldest_case_that_waits_is_told_with_its_reason() -> None:

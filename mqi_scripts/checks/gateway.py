@@ -16,6 +16,7 @@ SKEW = 60  # seconds between clocks that nobody minds
 LATE = 900.0  # seconds since the last success of a script that a timer starts every minute
 OLD = 86400.0  # seconds that a case may stand where it is before it is worth a look
 SILENT = 7 * 86400.0  # seconds without a new folder in the inbox
+FRESH = 300.0  # seconds in which the first run of a timer comes
 STUCK = 7200.0  # seconds that a run may take: TimeoutStartSec of the units
 
 
@@ -59,14 +60,15 @@ def waiting(cases: Iterable[w.Case], why: Mapping[str, Sequence[str]], now: date
     moving = [case for case in stands if case.status not in w.PERSON]
     if person:
         count = f"{len(person)} cases need a person" if person[1:] else "a case needs a person"
-        yield warn("people", f"{count}; {_stands(person[0], person[0].reason, now)}", "mqi-report --status held,failed")
+        fix = "mqi-report --needs-me; why and what helps: mqi-case explain"
+        yield warn("people", f"{count}; {_stands(person[0], person[0].reason, now)}", fix)
     if not moving:
         yield ok("waiting", "" if person else "nothing")
         return
     status, reason = [*why.get(moving[0].key, ()), "", ""][:2]
     found = "the oldest: " + _stands(moving[0], reason if status == moving[0].status else "", now)
     late = ago(moving[0].since, now) > OLD
-    yield warn("waiting", found, f"mqi-case show {moving[0].id}") if late else ok("waiting", found)
+    yield warn("waiting", found, f"mqi-case explain {moving[0].id}") if late else ok("waiting", found)
 
 
 def _stands(case: w.Case, reason: str, now: datetime) -> str:
@@ -75,15 +77,18 @@ def _stands(case: w.Case, reason: str, now: datetime) -> str:
 
 
 def scripts(
-    notes: Mapping[str, Mapping[str, Any]], units: Mapping[str, tuple[str, str]], runs: Iterable[str], now: datetime
-) -> Iterator[Probe]:
+    notes: Mapping[str, Mapping[str, Any]], units: Mapping[str, tuple[str, str]], runs: Iterable[str], now: datetime,
+    idle: float = 0.0,
+) -> Iterator[Probe]:  # fmt: skip
     """Each script of the line. notes: its health note. units: what systemctl says of its timer (is-enabled, is-active), "" where
-    it says nothing. runs: those that run at this moment."""
+    it says nothing. runs: those that run at this moment. idle: seconds for which there could have been notes."""
     on = [name for name, (enabled, _) in units.items() if enabled == "enabled"]
     every = " ".join(f"{name}.timer" for name in SCRIPTS)
     if not any(notes.values()):
-        if on:
-            yield warn("timers", "they are enabled, and no script has run yet", "wait a minute; then: journalctl -u 'mqi@*'")
+        if on and idle < FRESH:
+            yield ok("timers", "they are on, the first runs come within a minute or two")
+        elif on:
+            yield warn("timers", "they are enabled, and no script has run yet", "see journalctl -u 'mqi@*'")
         else:
             yield ok("timers", f"none is on and no script has run yet; when all is well: systemctl enable --now {every}")
         return

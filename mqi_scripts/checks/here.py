@@ -133,7 +133,8 @@ def locks(folder_: str) -> tuple[list[Probe], list[str]]:
 def scripts(of: config.Site, runs: list[str]) -> Iterator[Probe]:
     """Timers and last successes, the notes of their last runs."""
     notes = {name: files.read_note(os.path.join(of.state, "health", f"{name}.json")) for name in gateway.SCRIPTS}
-    yield from gateway.scripts(notes, units(), runs, datetime.now(UTC))
+    idle = time.time() - os.stat(os.path.join(of.state, "health")).st_mtime  # of a folder in which nothing was made yet
+    yield from gateway.scripts(notes, units(), runs, datetime.now(UTC), idle)
 
 
 def waiting(of: config.Site, now: State) -> Iterator[Probe]:

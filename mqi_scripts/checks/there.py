@@ -33,7 +33,7 @@ def keys(host: HostConfig) -> Iterator[Probe]:
     if run(("ssh-keygen", "-F", name, "-f", known), seconds=PATIENCE).code:
         scan = f"ssh-keyscan -p {host.port} -t ed25519 {host.address.rpartition('@')[2]} | sed 's/^[^ ]*/{name}/' >>{known}"
         found = f"{known} has none under the name {name}"
-        yield fail("host key", found, f"{scan}; then compare the fingerprint", w.Configuration)
+        yield fail("host key", found, f"{scan}; then compare the fingerprint", w.Unreachable)
     else:
         yield ok("host key", f"known as {name}")
 

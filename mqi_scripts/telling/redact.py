@@ -11,7 +11,7 @@ TROUBLE = "it met trouble: mqi-report on the gateway tells it"
 def row(cells: Mapping[str, Any], case: w.Case) -> dict[str, Any]:
     """A row of the report with the same columns. What a rule of ours is called stays, what it found does not."""
     codes = "; ".join(dict.fromkeys(reason.code for reason in case.reasons)) if case.status == w.HELD else ""
-    why = codes or ("mqi-case show tells why" if cells["reason"] else "")
+    why = codes or (f"mqi-case explain {case.id} tells why" if cells["reason"] else "")
     return {**cells, "case_path": case.id, "reason": why, "stale": "new data" if cells["stale"] else False}
 
 

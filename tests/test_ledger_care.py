@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -9,12 +10,17 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import REPO, Place, Pueued, Sshd, host_text
 
+from mqi_scripts import words as w
+from mqi_scripts.pure import codec
+from mqi_scripts.world.ledger import Ledger
 
 JOB = 'sh "$MQI_INPUT/do.sh"'
 GOOD = 'cp "$MQI_INPUT/plan.txt" plan.out\n'
@@ -37,6 +43,13 @@ STATUS = {"done": "completed", "cut": "completed", "failed": "failed", "partial"
           "running": "running", "running2": "running", "waiting": "submitted", "pushed": "pushed", "found": "found", "held": "held"}  # fmt: skip
 
 
+def a_site(folder: Path, sshd: Sshd, pueued: Pueued) -> Place:
+    """Over real ssh, with a real queue; jobs may take as long as a test does."""
+    place = Place(folder, host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    place.config.write_text(place.config.read_text().replace('time_limit = "60s"', 'time_limit = "1h"'))
+    return place
+
+
 def add(place: Place, *names: str) -> None:
     for name in names:
         folder = place.case(name)
@@ -55,21 +68,31 @@ def statuses(place: Place) -> dict[str, str]:
     return {path: row["status"] for path, row in place.rows().items()}
 
 
+def until(place: Place, **wanted: str) -> None:
+    """Tick until the cases stand like this."""
+    deadline = time.monotonic() + 240
+    while statuses(place) != wanted:
+        assert time.monotonic() < deadline, statuses(place)
+        place.tick()
+
+
 @pytest.fixture
 def busy(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> Place:
     """A site with a case in every status that there is; two jobs run until the file `go` is there."""
-    place = Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    place = a_site(tmp_path / "site", sshd, pueued)
     add(place, *ENDED)
     place.until("completed", "failed")
     add(place, "computed")
     run(place, "mqi-scan", "mqi-push", "mqi-submit")
-    while statuses(place)["computed"] != "computed":
+    for _ in range(200):
         run(place, "mqi-poll")
+        if statuses(place)["computed"] == "computed":
+            break
     for names in (("running", "running2"), ("waiting",)):
         add(place, *names)
         run(place, "mqi-scan", "mqi-push", "mqi-submit")
-    while len(place.executions()) < 9:
-        time.sleep(0.05)
+    for _ in range(600):
+        time.sleep(0.05 * (len(place.executions()) < 9))
     run(place, "mqi-poll")
     add(place, "pushed")
     run(place, "mqi-scan", "mqi-push")
@@ -156,14 +179,15 @@ def test_with_all_of_the_state_gone_and_another_ledger_begun_meanwhile(busy: Pla
 
 
 def test_a_restored_backup_is_refused_and_then_goes_on_where_the_world_is(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
-    place = Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    place = a_site(tmp_path / "site", sshd, pueued)
+    for group in ("gpu0", "gpu1"):
+        pueued.client("parallel", "4", "-g", group)
     add(place, "running", "cut", "partial")
     run(place, "mqi-scan", "mqi-push", "mqi-submit")
     copied = place("mqi-ledger", "backup", str(tmp_path / "copies"))
     assert copied.code == 0, copied
     add(place, "done", "computed")
-    while statuses(place) != {"running": "running", "cut": "completed", "partial": "failed", "done": "completed", "computed": "completed"}:
-        place.tick()
+    until(place, running="running", cut="completed", partial="failed", done="completed", computed="completed")
     add(place, "held", "waiting")
     run(place, "mqi-scan", "mqi-push", "mqi-submit")
     before, results, head = place.rows(), sight(place.results), json.loads(place("mqi-report", "--json").out)["head"]
@@ -179,8 +203,9 @@ def test_a_restored_backup_is_refused_and_then_goes_on_where_the_world_is(tmp_pa
     assert place("mqi-poll").code == 65
     ran = place("mqi-ledger", "rebuild", "--reason", "restored")
     assert ran.code == 0, ran
-    assert {name: row["status"] for name, row in place.rows().items()} == {name: row["status"] for name, row in before.items()}
-    assert [row["attempt"] for row in place.rows().values()] == [before[name]["attempt"] for name in place.rows()]
+    after = {name: (row["status"], row["attempt"]) for name, row in place.rows().items()}
+    assert after.pop("waiting") in (("submitted", 1), ("running", 1), ("computed", 1))
+    assert after == {name: (row["status"], row["attempt"]) for name, row in before.items() if name != "waiting"}
     assert sight(place.results) == results
     lines = [json.loads(line) for line in place.ledger().splitlines()]
     lost = next(line for line in lines if line["type"] == "lost")
@@ -207,11 +232,11 @@ def restore(place: Place, copy: Path) -> None:
 
 
 def test_a_cloned_gateway_is_refused_and_whoever_rebuilds_takes_the_root(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
-    place = Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    place = a_site(tmp_path / "site", sshd, pueued)
     add(place, "done")
     run(place, "mqi-scan", "mqi-push")
     shutil.copytree(place.state, tmp_path / "clone")
-    clone = Place(tmp_path / "other", host_text("ssh", "pueue", "scp", sshd, pueued), JOB)
+    clone = a_site(tmp_path / "other", sshd, pueued)
     text = place.config.read_text().replace(f'state = "{place.state}"', f'state = "{tmp_path / "clone"}"')
     clone.config.write_text(text)
     add(place, "computed")

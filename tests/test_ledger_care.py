@@ -277,3 +277,207 @@ def test_a_rebuild_that_is_killed_again_and_again_costs_nothing(busy: Place) -> 
     ran = place("mqi-ledger", "rebuild", "--reason", "lost")
     assert ran.code == 0, ran
     finish(place)
+
+
+# --- damage: what verify says of it, and what repair makes of it
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A site with a ledger of two years, the first one compressed: three cases completed, two found. Local, without a queue."""
+    place = Place(tmp_path_factory.mktemp("grown") / "site", host_text("local", "direct", "scp", None, None), GOOD)
+    for name in "abc":
+        place.case(name)
+    place.until("completed")
+    new(place).rename(place.state / "ledger-2020.jsonl")
+    (place.state / "cache" / "fold").unlink()
+    for name in "de":
+        place.case(name)
+    run(place, "mqi-scan", "mqi-report")
+    before = place("mqi-report", "--csv").out
+    ran = place("mqi-ledger", "compress")
+    assert ran.code == 0, ran
+    assert not (place.state / "ledger-2020.jsonl").exists()
+    for _ in range(2):
+        assert place("mqi-report", "--csv").out == before
+        assert place("mqi-ledger", "verify").code == 0
+        (place.state / "cache" / "fold").unlink(missing_ok=True)
+    run(place, "mqi-report")
+    for name in ("state", "host", "results"):
+        shutil.copytree(place.folder / name, place.folder / "kept" / name)
+    return place
+
+
+@pytest.fixture
+def aged(grown: Place) -> Place:
+    """That site as it was before any test."""
+    for name in ("state", "host", "results"):
+        shutil.rmtree(grown.folder / name)
+        shutil.copytree(grown.folder / "kept" / name, grown.folder / name)
+    return grown
+
+
+def old(place: Place) -> list[bytes]:
+    return gzip.decompress((place.state / "ledger-2020.jsonl.gz").read_bytes()).splitlines(keepends=True)
+
+
+def write_old(place: Place, lines: list[bytes]) -> None:
+    (place.state / "ledger-2020.jsonl.gz").write_bytes(gzip.compress(b"".join(lines)))
+
+
+def new(place: Place) -> Path:
+    return next(place.state.glob("ledger-*.jsonl"))
+
+
+def flip(place: Place) -> None:
+    lines = old(place)
+    lines[4] = lines[4][:100] + bytes([lines[4][100] ^ 1]) + lines[4][101:]
+    write_old(place, lines)
+
+
+def moved(change: Callable[[list[bytes]], None]) -> Callable[[Place], None]:
+    def damage(place: Place) -> None:
+        lines = old(place)
+        change(lines)
+        write_old(place, lines)
+
+    return damage
+
+
+def swap(lines: list[bytes]) -> None:
+    lines[6], lines[7] = lines[7], lines[6]
+
+
+def cut_gz(place: Place) -> None:
+    path = place.state / "ledger-2020.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def append_text(text: bytes) -> Callable[[Place], None]:
+    def damage(place: Place) -> None:
+        new(place).write_bytes(new(place).read_bytes() + text)
+
+    return damage
+
+
+def impossible(place: Place) -> None:
+    """A line with right digests, written by something that does not know the rules."""
+    lines = new(place).read_bytes().splitlines(keepends=True)
+    record = json.loads(lines[-1])
+    event = w.Completed(record["case"], record["at"], 1, "0" * 64, 1, 1)
+    append_text(codec.line(event, codec.after(record), record["by"])[0])(place)
+
+
+def misshapen(place: Place) -> None:
+    record = json.loads(new(place).read_bytes().splitlines()[-1])
+    event = w.Gone(record["case"], "yesterday")
+    append_text(codec.line(event, codec.after(record), record["by"])[0])(place)
+
+
+def from_the_future(place: Place) -> None:
+    record = json.loads(new(place).read_bytes().splitlines()[-1])
+    line, _ = codec.line(w.Gone(record["case"], record["at"]), codec.after(record), record["by"])
+    body = line[: line.rindex(b',"sha256"')].replace(b'"type":"gone"', b'"type":"teleported"')
+    append_text(body + b',"sha256":"' + codec.sha256(body + b"}").encode() + b'"}\n')(place)
+
+
+DAMAGES: dict[str, tuple[Callable[[Place], None], str]] = {
+    "a bit flipped": (flip, "line 5 of the ledger, at byte .*: its text does not fit its own digest"),
+    "a line deleted": (moved(lambda lines: lines.__delitem__(6)), "line 7 of the ledger, .*: it is number 8, expected 7"),
+    "three lines deleted": (moved(lambda lines: lines.__delitem__(slice(6, 9))), "it is number 10, expected 7"),
+    "lines swapped": (moved(swap), "line 7 of the ledger, .*: it is number 8, expected 7"),
+    "a line doubled": (moved(lambda lines: lines.insert(6, lines[6])), "line 8 of the ledger, .*: it is number 7, expected 8"),
+    "the first line gone": (moved(lambda lines: lines.__delitem__(0)), "line 1 of the ledger, .*: it is number 2, expected 1"),
+    "the first file cut": (moved(lambda lines: lines.__delitem__(slice(-2, None))), "lines are missing or moved"),
+    "the packed file cut": (cut_gz, "ledger-2020.jsonl.gz cannot be unpacked: "),
+    "garbage inside": (moved(lambda lines: lines.insert(6, b"\x00\xff{}\n")), "it is not a whole ledger line"),
+    "the last line dropped": (lambda place: new(place).write_bytes(b"".join(new(place).read_bytes().splitlines(True)[:-1])),
+                              r"line \d+ is not here \(the last one is \d+\), but its digest .* was seen: the tail is cut"),
+    "the last line torn": (append_text(b'{"v":1,"seq":'), "its last line has no newline: a write was cut off"),
+    "a story that cannot be": (impossible, "tells what cannot be: completed, while its case is found, attempt 0"),
+    "a shape that is wrong": (misshapen, "is not as its schema wants it: at "),
+    "a type of the future": (from_the_future, "has the type 'teleported', which this version does not know"),
+}  # fmt: skip
+
+
+WHOLE = ("lines swapped", "a line doubled", "garbage inside", "the last line torn", "a story that cannot be", "a shape that is wrong",
+         "a type of the future")  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_every_damage_is_found_and_mended(aged: Place, damage: str) -> None:
+    place, (make, sentence) = aged, DAMAGES[damage]
+    before, lines, results = place.rows(), [*old(place), *new(place).read_bytes().splitlines(keepends=True)], sight(place.results)
+    make(place)
+    broken = sight(place.state)
+    found = place("mqi-ledger", "verify")
+    assert found.code == 65
+    assert re.search(sentence, found.err), found.err
+    dry = place("mqi-ledger", "repair", "--dry-run")
+    assert dry.code == 0, dry
+    assert ledgers(sight(place.state)) == ledgers(broken)
+    ran = place("mqi-ledger", "repair", "--reason", "a test broke it")
+    assert ran.code == 0, ran
+    if damage == "the last line dropped":
+        assert ran.out == dry.out == "nothing to repair\n"
+        ran = place("mqi-ledger", "rebuild", "--reason", "a test cut it")
+        assert ran.code == 0, ran
+    good = place("mqi-ledger", "verify")
+    assert good.code == 0, good.err
+    years = sorted(path for path in place.state.iterdir() if re.fullmatch(r"ledger-\d+\.jsonl(\.gz)?", path.name))
+    text = b"".join(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes() for path in years)
+    gone = [line for line in lines if line not in text.splitlines(keepends=True)]
+    assert bool(gone) == (damage not in WHOLE)
+    if damage in ("a bit flipped", "a line deleted", "the last line dropped", "the first line gone"):  # of one case, from there on
+        assert len({json.loads(line)["case"] for line in gone}) == 1
+    aside = b"".join(path.read_bytes() for path in sorted(place.state.glob("ledger.aside.*")))
+    if damage in ("a bit flipped", "garbage inside", "a line doubled"):
+        assert aside.splitlines(keepends=True)[0] in broken_lines(broken)
+    for path, (_, content) in ledgers(broken).items():  # it is still the beginning of the file, or it is kept
+        stays = Path(path).exists() and Path(path).read_bytes().startswith(content)
+        assert stays or content in [kept.read_bytes() for kept in place.state.glob(f"{Path(path).name}.damaged-*")]
+    run(place, "mqi-scan", "mqi-scan")
+    rows = place.rows()
+    assert {name: row["status"] for name, row in rows.items()} == {name: row["status"] for name, row in before.items()}
+    assert {name: row["case_id"] for name, row in rows.items()} == {name: row["case_id"] for name, row in before.items()}
+    assert sight(place.results) == results
+    assert len(place.executions()) == 3
+    assert place("mqi-push").code == 0
+
+
+def ledgers(seen: dict[str, tuple[int, bytes]]) -> dict[str, tuple[int, bytes]]:
+    return {path: file for path, file in seen.items() if "/ledger" in path and "ledger.lock" not in path}
+
+
+def broken_lines(broken: dict[str, tuple[int, bytes]]) -> list[bytes]:
+    return gzip.decompress(next(text for path, (_, text) in broken.items() if path.endswith(".gz"))).splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(("damage", "sentence"), [("changed", "was changed: its digest is not the one in its name"),
+                                                  ("missing", "No such file or directory, but the ledger names it")])  # fmt: skip
+def test_a_manifest_that_is_not_what_the_ledger_names_is_found(aged: Place, damage: str, sentence: str) -> None:
+    manifest = sorted((aged.state / "manifests").iterdir())[2]
+    if damage == "changed":
+        manifest.write_bytes(manifest.read_bytes().replace(b"plan.txt", b"plan.tx2"))
+    else:
+        manifest.unlink()
+    found = aged("mqi-ledger", "verify")
+    assert found.code == 65
+    assert f"{manifest}" in found.err
+    assert sentence in found.err
+
+
+def test_a_newest_file_that_is_packed_stops_writers(aged: Place) -> None:
+    path = new(aged)
+    (aged.state / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    assert aged("mqi-report").code == 0
+    assert "it must be plain: gunzip it" in aged("mqi-ledger", "verify").err
+    aged.case("f")
+    try:
+        ran = aged("mqi-scan")
+        assert ran.code == 65
+        assert "it must be plain: gunzip it" in ran.err
+        assert not path.exists()
+    finally:
+        shutil.rmtree(aged.inbox / "f")

@@ -18,7 +18,10 @@ from pathlib import Path
 import pytest
 from conftest import REPO, Place, Pueued, Sshd, host_text
 
+from test_ledger import WRITER
+
 from mqi_scripts import words as w
+from mqi_scripts.care import verify as care
 from mqi_scripts.pure import codec
 from mqi_scripts.world.ledger import Ledger
 
@@ -481,3 +484,142 @@ def test_a_newest_file_that_is_packed_stops_writers(aged: Place) -> None:
         assert not path.exists()
     finally:
         shutil.rmtree(aged.inbox / "f")
+
+
+def test_repair_asks_the_host_what_the_damaged_lines_told(busy: Place) -> None:
+    """Of three cases the lines about their attempts are damaged while jobs run: nothing is computed twice."""
+    place, path = busy, new(busy)
+    lines = path.read_bytes().splitlines(keepends=True)
+    keys = {row["case_id"]: name for name, row in place.rows().items()}
+    for number, line in enumerate(lines):
+        record = json.loads(line)
+        name = keys.get(record["case"][:12], "")
+        if (name, record["type"]) in (("running", "submitting"), ("done", "succeeded"), ("cut", "interrupted"), ("partial", "failed")):
+            lines[number] = line.replace(b'"at":"2', b'"at":"1')
+    path.write_bytes(b"".join(lines))
+    (place.state / "cache" / "fold").unlink()
+    results = sight(place.results)
+    assert place("mqi-poll").code == 65
+    dry = place("mqi-ledger", "repair", "--dry-run")
+    ran = place("mqi-ledger", "repair", "--reason", "bits flipped")
+    assert ran.code == 0, ran
+    for name in ("running", "done", "cut", "partial"):
+        touched = f"touched: {place.rows()[name]['case_id']} {name}\n"
+        assert touched in dry.out
+        assert touched in ran.out
+    assert "touched: " + place.rows()["failed"]["case_id"] not in ran.out
+    assert statuses(place) == STATUS
+    assert sight(place.results) == results
+    finish(place)
+
+
+def test_a_repair_whose_host_does_not_answer_says_what_is_left_to_do(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    place = a_site(tmp_path / "site", sshd, pueued)
+    add(place, "done")
+    place.until("completed")
+    path = new(place)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"completed", b"c0mpleted")]))
+    (place.state / "cache" / "fold").unlink()
+    text = place.config.read_text()
+    place.config.write_text(text.replace(f"port = {sshd.port}", "port = 1"))
+    ran = place("mqi-ledger", "repair", "--reason", "a bit flipped")
+    assert ran.code == 69
+    assert "the ledger is mended, but what the host knows of these cases is still to be asked" in ran.err
+    assert place("mqi-ledger", "verify").code == 0
+    assert statuses(place) == {"done": "computed"}
+    assert place("mqi-ledger", "rebuild", "--reason", "later").code == 69
+    place.config.write_text(text)
+    results = sight(place.results)
+    assert place("mqi-ledger", "rebuild", "--reason", "later").code == 0
+    assert statuses(place) == {"done": "completed"}
+    assert sight(place.results) == results
+
+
+def test_the_line_with_the_ledger_s_id_can_be_damaged(aged: Place) -> None:
+    """Every key hangs on it. The root tells it; without the root the results do; without both nothing is changed."""
+    lines = old(aged)
+    write_old(aged, [lines[0].replace(b'"id":"', b'"id":"0'), *lines[1:]])
+    for mark in (aged.root / "ledger", aged.results / ".mqi-results"):
+        mark.rename(f"{mark}.away")
+    broken = ledgers(sight(aged.state))
+    ran = aged("mqi-ledger", "repair", "--reason", "a bit flipped")
+    assert (ran.code, "neither a root nor the results tell it" in ran.err) == (65, True)
+    assert ledgers(sight(aged.state)) == broken
+    for mark in (aged.root / "ledger", aged.results / ".mqi-results"):
+        Path(f"{mark}.away").rename(mark)
+    before = aged.rows()
+    assert aged("mqi-ledger", "repair", "--reason", "a bit flipped").code == 0
+    assert aged("mqi-ledger", "verify").code == 0
+    run(aged, "mqi-scan", "mqi-scan")
+    assert {name: row["case_id"] for name, row in aged.rows().items()} == {name: row["case_id"] for name, row in before.items()}
+    assert len({json.loads(line)["id"] for line in [lines[0], *aged.ledger().splitlines()] if b'"opened"' in line}) == 1
+
+
+# --- copies
+
+
+def test_backups_are_whole_while_eight_processes_append(tmp_path: Path) -> None:
+    """Writers die and tear lines meanwhile; every copy verifies, has all that was acknowledged before it began, and stays."""
+    place, chance = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), GOOD), random.Random(1)
+    place.case("a")
+    run(place, "mqi-scan")
+    told = [tmp_path / f"told{number}" for number in range(8)]
+
+    def start(number: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", WRITER, str(place.state), str(told[number])], env={**os.environ, "PYTHONPATH": str(REPO)})
+
+    writers, copies, heads = [start(number) for number in range(8)], tmp_path / "copies", [0]
+    try:
+        for turn in range(8):
+            number = chance.randrange(8)
+            writers[number].kill()
+            writers[number].wait()
+            writers[number] = start(number)
+            acknowledged = max([int(path.read_text().rpartition(" ")[2] or 0) for path in told if path.exists() and path.read_text()], default=0)
+            ran = place("mqi-ledger", "backup", str(copies))
+            assert ran.code == 0, ran
+            seq = int(ran.out.split(", head ")[1].split(":")[0])
+            assert seq >= max(acknowledged, heads[-1])
+            heads.append(seq)
+            assert len(list(copies.iterdir())) == turn + 1
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    assert heads[-1] > heads[1]
+    for copy, seq in zip(sorted(copies.iterdir()), heads[1:], strict=True):
+        story = care.read(Ledger(str(copy), {}))
+        assert (story.trouble, story.head.seq) == ([], seq)
+        assert not list(care.manifests(str(copy), story.manifests))
+        assert {path.stat().st_mode & 0o077 for path in copy.rglob("*")} == {0}
+
+
+def test_what_did_not_change_is_one_file_in_all_copies_unless_it_rotted(aged: Place, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert aged("mqi-ledger", "backup", str(tmp_path)).code == 0
+    first, second = sorted(path for path in tmp_path.iterdir() if path.name.startswith("mqi-ledger-"))
+    same = [path.relative_to(first) for path in first.rglob("*") if path.is_file() and path.samefile(second / path.relative_to(first))]
+    assert {str(name).split("/")[0] for name in same} == {"manifests", "ledger-2020.jsonl.gz"}
+    rotten = second / same[0]
+    rotten.write_bytes(bytes(rotten.stat().st_size))
+    assert aged("mqi-ledger", "backup", str(tmp_path)).code == 0
+    third = sorted(tmp_path.glob("mqi-ledger-*"))[-1]
+    assert (third / same[0]).read_bytes() == (aged.state / same[0]).read_bytes() != rotten.read_bytes()
+
+
+def test_a_damaged_ledger_gives_no_backup_and_a_full_disk_leaves_none(aged: Place, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    argv = ["prlimit", "--fsize=2000", *aged.argv("mqi-ledger", "backup", str(full))]
+    ran = subprocess.run(argv, env=env, capture_output=True, text=True)
+    assert ran.returncode in (74, 78), ran.stderr
+    assert "Traceback" not in ran.stderr
+    flip(aged)
+    ran2 = aged("mqi-ledger", "backup", str(full))
+    assert ran2.code == 65
+    assert "the copy does not verify, so it was not kept" in ran2.err
+    assert list(full.iterdir()) == []
+    assert aged("mqi-ledger", "backup").code == 2
+    assert aged("mqi-ledger", "verify", str(full)).code == 2

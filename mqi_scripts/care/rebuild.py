@@ -44,9 +44,8 @@ def rebuild(run: cli.Run, reason: str, ledger: str = "", *, accept_empty: bool =
     before = verify.read(run.book, [root.head for root in roots])
     if before.trouble:
         raise w.Damaged(f"{before.trouble[0]}. First: mqi-ledger repair --reason ...")
-    used = {name: why for name, why in none.items() if name in before.roots or not before.lines}
-    if used and not accept_empty:
-        raise w.Unreachable(next(iter(used.values())))
+    if not accept_empty:
+        _mounted(run, before, none)
     before = _identify(run, before, roots, ledger)
     gone = [root for root in roots if root.head in before.strange or not before.lines]
     learned = learn(run, before, roots, [root for root in gone if not run.args.dry_run])
@@ -59,6 +58,19 @@ def rebuild(run: cli.Run, reason: str, ledger: str = "", *, accept_empty: bool =
         for root in roots:
             _leave(run, root, cases, learned)
     return _conclude(run, before, events, learned, bool(gone))
+
+
+def _mounted(run: cli.Run, before: verify.Story, none: Mapping[str, str]) -> None:
+    """Raises Unreachable where a root or the results were used, or may have been, and lack their mark."""
+    for name, why in none.items():
+        if name in before.roots or not before.lines:
+            raise w.Unreachable(why)
+    fetched = not before.lines or any(case.status == w.COMPLETED or case.salvaged for case in before.cases.values())
+    if fetched and not evidence.owner_of_results(run.site):
+        raise w.Unreachable(
+            f"{run.site.results} lacks the mark that the first fetch left there: a lost mount? Mount it; if nothing was ever "
+            "fetched, or it is a new folder on purpose: mqi-ledger rebuild --accept-empty"
+        )
 
 
 def _identify(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], ledger: str) -> verify.Story:

@@ -75,7 +75,7 @@ def tell_anew(world: sim.World, keys: list[str]) -> Counter:
     for (key, number), output in getattr(world, "results", {}).items():
         digest = world.attempts[key, number].digest
         proofs.setdefault(key, {})[number] = evidence.Proof(key, key, number, "far", "gpu0", digest, output, "", "", world.now(), 0, True, "", {}, (), 1)
-    learned, told = Learned(seen, proofs, {}, {}, {}, [], []), Counter()
+    learned, told = Learned(seen, proofs, {}, {}, {}, set(), [], []), Counter()
     for key in keys:
         case = world.book.all.get(key)
         events = recover(key, key, "", case, learned, {}, decide.Rules(3, 1e6), world.now())

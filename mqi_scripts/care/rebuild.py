@@ -22,14 +22,15 @@ NEVER = (
 
 class Learned(NamedTuple):
     """What the world tells. seen: by key and attempt, the host's name and the look that shows it. facts, texts: of the contents
-    that the inbox has now, by key and digest: what their profile tells, and their manifests. unknown: keys without a path, and
-    wrong: results that do not verify, as sentences."""
+    that the inbox has now, by key and digest: what their profile tells, and their manifests. sourceless: keys whose folder is
+    surely not in the inbox any more. unknown: keys without a path, and wrong: what does not fit together, as sentences."""
 
     seen: dict[str, dict[int, tuple[str, w.Look]]]
     proofs: dict[str, dict[int, evidence.Proof]]
     paths: dict[str, str]
     facts: dict[tuple[str, str], Mapping[str, Any]]
     texts: dict[tuple[str, str], bytes]
+    sourceless: set[str]
     unknown: list[str]
     wrong: list[str]
 
@@ -96,11 +97,13 @@ def _identify(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root]
 
 def learn(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], hold: Collection[evidence.Root]) -> Learned:
     """Ask everything that can tell. hold: roots in which nothing else may work until it is recorded."""
-    learned, there, told = Learned({}, {}, {}, {}, {}, [], []), dict[str, list[str]](), dict[str, list[evidence.Proof]]()
+    learned, there, told = Learned({}, {}, {}, {}, {}, set(), [], []), dict[str, list[str]](), dict[str, list[evidence.Proof]]()
     for root in roots:
         found = evidence.survey(root, before.id, hold=root in hold)
         for key, number, look in evidence.look(root, found):
-            learned.seen.setdefault(key, {})[number] = (root.host.name, look)
+            other = learned.seen.setdefault(key, {}).setdefault(number, (root.host.name, look))[0]
+            if other != root.host.name:
+                learned.wrong.append(f"{key[: w.ID]}: both {other} and {root.host.name} have an attempt {number}; the first counts")
         for key, numbers in found.items():
             what = f"attempts {', '.join(map(str, sorted(numbers)))}" if numbers else "its input"
             there.setdefault(key, []).append(f"{root.host.name}: {what}")
@@ -108,6 +111,8 @@ def learn(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], ho
         told.setdefault(proof.key, []).append(proof)
     named = {proof.path for some in told.values() for proof in some} | {case.path for case in before.cases.values()}
     learned.paths.update(evidence.paths(run.site, before.id, {*there, *told}, named))
+    inbox = set(evidence.candidates(run.site))
+    learned.sourceless.update(key for key, path in learned.paths.items() if inbox and evidence.above(run.site, path) not in inbox)
     learned.unknown.extend(f"{key[: w.ID]} ({'; '.join(where)})" for key, where in there.items() if key not in learned.paths)
     _verify(run, [proof for some in told.values() for proof in some], before.cases, learned)
     _read(run, before, learned)
@@ -139,8 +144,7 @@ def _read(run: cli.Run, before: verify.Story, learned: Learned) -> None:
         proof = learned.proofs.get(key, {}).get(max(numbers))
         known = key in before.cases and before.cases[key].attempt >= max(numbers)
         if key in learned.paths and not known and not (proof and proof.complete):
-            path, part = learned.paths[key], evidence.part(run.site, learned.paths[key])
-            due.add(path.removesuffix(f"/{part}") if part else path)
+            due.add(evidence.above(run.site, learned.paths[key]))
     for path in sorted(due):
         for key, (digest, facts, text) in evidence.contents(run.site, before.id, path, learned.paths).items():
             learned.facts[key, digest], learned.texts[key, digest] = facts, text
@@ -171,12 +175,13 @@ def recover(
             group = (trace.status.get("group", "") if trace else "") or (task.group if task else proof.group if proof else "")
             facts = learned.facts.get((key, digest), proof.facts if proof and proof.input == digest else unread)
             tell(w.Recovered(key, now, path, number, digest, host, group, part, facts))
-        if case is None or case.attempt != number:
+        if case is None or case.attempt != number or (number in seen and seen[number][0] != case.host):
             continue
         tell(*decide.poll(case, look, rules, now))
         if proof and proof.input == case.digest:
             tell(*_told(case, proof, now))
-    if case and case.status == w.PUSHED and any(isinstance(event, w.Recovered) for event in events):
+    again = case and case.status == w.PUSHED and (key not in learned.sourceless or not case.digest)
+    if case and again and any(isinstance(event, w.Recovered) for event in events):
         text = f"attempt {case.attempt} was over without a verdict when the ledger was rebuilt; the next mqi-scan looks again"
         tell(w.Held(key, now, case.path, (w.Reason("recovered", case.host, text),)))
     return events
@@ -268,7 +273,7 @@ def _conclude(run: cli.Run, before: verify.Story, events: Sequence[w.Event], lea
     if not keys:
         out = ["the ledger has all that the hosts and the results can prove"]
     out += [f"NOT recovered: {text}: nothing names its path; what runs of it is left alone" for text in learned.unknown]
-    out += [f"NOT proved by its result: {text}" for text in learned.wrong]
+    out += [f"NOT clear: {text}" for text in learned.wrong]
     names = {host.name for host in run.site.hosts}
     left = [case for case in before.cases.values() if case.host and case.host not in names and case.open]
     out += [f"NOT asked: hosts.{case.host}, which left the configuration, for {case.id}" for case in left]

@@ -103,16 +103,12 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--reason", help="repair, rebuild: why; it is recorded")
     parse.add_argument("--dry-run", action="store_true", help="repair, rebuild: say what would be done, do nothing")
     parse.add_argument("--ledger", default="", metavar="ID", help="rebuild: the lost ledger's id, where another was begun since")
-<<<<<<< HEAD
-    parse.add_argument("--accept-empty", action="store_true", help="rebuild: a root without its mark is empty on purpose")
+    parse.add_argument("--accept-empty", action="store_true", help="rebuild: what lacks its mark is new on purpose")
     return parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parse = parser()
-=======
-    parse.add_argument("--accept-empty", action="store_true", help="rebuild: what lacks its mark is new on purpose")
->>>>>>> e091469 (WIP)
     args = parse.parse_args(argv)
     if args.action in ("repair", "rebuild") and not (args.reason or args.dry_run):
         parse.error(f"{args.action} changes the record: say why with --reason")

@@ -19,10 +19,13 @@ import pytest
 from conftest import REPO, Place, Pueued, Sshd, host_text
 
 from test_ledger import WRITER
+from test_trouble import in_a_small_disk
 
 from mqi_scripts import words as w
+from mqi_scripts.care import evidence, rebuild
 from mqi_scripts.care import verify as care
-from mqi_scripts.pure import codec
+from mqi_scripts.pure import codec, decide
+from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.world.ledger import Ledger
 
 JOB = 'sh "$MQI_INPUT/do.sh"'
@@ -538,7 +541,7 @@ def test_a_repair_whose_host_does_not_answer_says_what_is_left_to_do(tmp_path: P
 
 def test_the_line_with_the_ledger_s_id_can_be_damaged(aged: Place) -> None:
     """Every key hangs on it. The root tells it; without the root the results do; without both nothing is changed."""
-    lines = old(aged)
+    lines, before = old(aged), aged.rows()
     write_old(aged, [lines[0].replace(b'"id":"', b'"id":"0'), *lines[1:]])
     for mark in (aged.root / "ledger", aged.results / ".mqi-results"):
         mark.rename(f"{mark}.away")
@@ -548,7 +551,6 @@ def test_the_line_with_the_ledger_s_id_can_be_damaged(aged: Place) -> None:
     assert ledgers(sight(aged.state)) == broken
     for mark in (aged.root / "ledger", aged.results / ".mqi-results"):
         Path(f"{mark}.away").rename(mark)
-    before = aged.rows()
     assert aged("mqi-ledger", "repair", "--reason", "a bit flipped").code == 0
     assert aged("mqi-ledger", "verify").code == 0
     run(aged, "mqi-scan", "mqi-scan")
@@ -610,16 +612,135 @@ def test_what_did_not_change_is_one_file_in_all_copies_unless_it_rotted(aged: Pl
 
 def test_a_damaged_ledger_gives_no_backup_and_a_full_disk_leaves_none(aged: Place, tmp_path: Path) -> None:
     full = tmp_path / "full"
-    full.mkdir()
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    argv = ["prlimit", "--fsize=2000", *aged.argv("mqi-ledger", "backup", str(full))]
-    ran = subprocess.run(argv, env=env, capture_output=True, text=True)
-    assert ran.returncode in (74, 78), ran.stderr
-    assert "Traceback" not in ran.stderr
+    ran = in_a_small_disk(aged, full, "200M", "mqi-ledger", "backup", str(full))
+    assert ran.returncode == 74, ran.stderr
+    assert "make room" in ran.stderr
+    assert ran.stdout.split() == [f"{full}:", "filler"]
+    manifest = next((aged.state / "manifests").iterdir())
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-2])
+    damaged = aged("mqi-ledger", "backup", str(full))
+    assert damaged.code == 65
+    assert "the copy does not verify, so it was not kept" in damaged.err
+    manifest.write_bytes(whole)
     flip(aged)
-    ran2 = aged("mqi-ledger", "backup", str(full))
-    assert ran2.code == 65
-    assert "the copy does not verify, so it was not kept" in ran2.err
+    assert aged("mqi-ledger", "backup", str(full)).code == 65
     assert list(full.iterdir()) == []
     assert aged("mqi-ledger", "backup").code == 2
     assert aged("mqi-ledger", "verify", str(full)).code == 2
+
+
+# --- what is recovered of one case, from values
+
+
+KEY, NOW, DIGEST, OUT = "k" * 20, "2026-11-24T03:00:00.000Z", "d" * 64, "e" * 64
+BEGUN = w.Trace(True, "begun", False, False, {"group": "gpu0"}, {"exit": "0", "manifest": OUT}, "", "", DIGEST)
+PROOF = evidence.Proof(KEY, "p", 1, "far", "gpu0", DIGEST, OUT, "s", "e", NOW, 0, True, "", {"plan": "P"}, (("x", "0"),), 9)
+CUT = BEGUN._replace(result={"exit": "143", "signal": "TERM"})
+NEVER = w.Trace(True, "revoked", False, False, {}, {}, "", "", "")
+LIVES = BEGUN._replace(result={}, held=True)
+FAILED = BEGUN._replace(result={"exit": "3", "manifest": OUT})
+KNOWN = w.Case(KEY, "p", w.SUBMITTED, NOW, NOW, digest=DIGEST, host="far", attempt=1, open=True)
+INTENT = KNOWN._replace(status=w.PUSHED, intent=True, digest="f" * 64)
+STORIES: dict[str, tuple[w.Case | None, list[w.Trace], list[evidence.Proof], str]] = {
+    "nothing": (None, [], [], ""),
+    "one that ended": (None, [BEGUN], [], "recovered started succeeded"),
+    "with its result": (None, [BEGUN], [PROOF], "recovered started succeeded completed"),
+    "with the result of another output": (None, [BEGUN], [PROOF._replace(output="f" * 64)], "recovered started succeeded"),
+    "with the result of another input": (None, [BEGUN], [PROOF._replace(input="f" * 64)], "recovered started succeeded"),
+    "with a partial result": (None, [BEGUN], [PROOF._replace(complete=False, reason="r")], "recovered started succeeded failed salvaged"),
+    "failed, with a partial result": (None, [FAILED], [PROOF._replace(complete=False, exit=3)], "recovered started failed salvaged"),
+    "only a result": (None, [], [PROOF], "recovered started succeeded completed"),
+    "only a partial result": (None, [], [PROOF._replace(complete=False, exit=3)], "recovered started failed salvaged"),
+    "a result that only failed checks": (None, [], [PROOF._replace(complete=False)], "recovered started succeeded failed salvaged"),
+    "one that lives": (None, [LIVES], [], "recovered started"),
+    "one that lives behind one that was cut off": (None, [CUT, LIVES], [], "recovered started interrupted recovered started"),
+    "one that lives behind one whose wrapper died": (None, [LIVES._replace(held=True), LIVES], [], "recovered started missing recovered started"),
+    "one that was revoked": (None, [NEVER], [], "recovered revoked held"),
+    "one that was cut off": (None, [CUT], [], "recovered started interrupted held"),
+    "one that waits": (None, [w.Trace(True, "none", True, False, {}, {}, "", "", DIGEST)], [], "recovered"),
+    "known, and nothing new": (KNOWN._replace(status=w.COMPLETED, open=False), [BEGUN], [PROOF], ""),
+    "known, its end is new": (KNOWN, [BEGUN], [PROOF], "started succeeded completed"),
+    "known, a newer one is new": (KNOWN, [CUT, BEGUN], [], "started interrupted recovered started succeeded"),
+    "intended, and another input has the number": (INTENT, [BEGUN], [], "recovered started succeeded"),
+    "intended, and revoked before it was made": (INTENT, [NEVER], [], ""),
+    "of another host": (KNOWN._replace(host="gone"), [BEGUN], [], ""),
+    "cancel asked, then tried again": (KNOWN._replace(asked=(w.CANCEL, "kim", "r")), [NEVER, LIVES], [], "revoked recovered started"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("story", list(STORIES))
+def test_what_can_be_told_of_a_case_is_told_and_nothing_else(story: str) -> None:
+    case, traces, proofs, expected = STORIES[story]
+    look = w.Look({f"mqi1:{KEY}:{n}": trace for n, trace in enumerate(traces, 1)}, (), (), "", ())
+    seen = {KEY: {n: ("far", look) for n in range(1, len(traces) + 1)}}
+    learned = rebuild.Learned(seen, {KEY: {proof.attempt: proof for proof in proofs}}, {}, {}, {}, set(), [], [])
+    events = rebuild.recover(KEY, "p", "", case, learned, {"remarks": ["unread"]}, decide.Rules(3, 1e6), NOW)
+    assert [type(event).__name__.lower() for event in events] == expected.split()
+    for event in events:
+        case = evolve(case, event)
+    if events and isinstance(events[0], w.Recovered):
+        facts = {"plan": "P"} if proofs and proofs[0].input == DIGEST else {"remarks": ["unread"]}
+        assert events[0].facts == facts
+        assert case and not case.asked
+    if expected:  # once it is told, it is not told again
+        assert rebuild.recover(KEY, "p", "", case, learned, {}, decide.Rules(3, 1e6), NOW) == []
+
+
+def test_a_case_whose_folder_is_gone_goes_on_with_its_published_input() -> None:
+    """Else it would be held for a scan that can find nothing. Where even its input is not known, a person has to look."""
+    for trace, status in ((CUT, w.PUSHED), (NEVER, w.HELD)):
+        learned = rebuild.Learned({KEY: {1: ("far", w.Look({f"mqi1:{KEY}:1": trace}, (), (), "", ()))}}, {}, {}, {}, {}, {KEY}, [], [])
+        case = None
+        for event in rebuild.recover(KEY, "p", "", None, learned, {}, decide.Rules(3, 1e6), NOW):
+            case = evolve(case, event)
+        assert case
+        assert case.status == status
+
+
+def test_a_result_that_was_changed_proves_nothing(aged: Place) -> None:
+    for path in aged.state.glob("ledger-*"):
+        path.unlink()
+    dose = aged.results / "b" / "plan.out"
+    dose.write_text("plan of x\n")
+    (aged.results / "c" / "mqi-result.json").write_text("{")
+    ran = aged("mqi-ledger", "rebuild", "--reason", "lost")
+    assert ran.code == 1
+    assert "NOT clear: " in ran.out
+    assert f"{dose} is not what its record says" in ran.out
+    assert statuses(aged) == {"a": "completed", "b": "computed", "c": "computed"}
+    run(aged, "mqi-fetch")
+    assert {name for name, status in statuses(aged).items() if status == "completed"} == {"a", "b", "c"}
+    assert dose.read_text() == "plan of b\n"
+    assert len(list(aged.results.glob("*.superseded-*"))) == 2
+
+
+@pytest.mark.parametrize("lost", ["root", "results"])
+def test_what_may_be_a_lost_mount_is_not_taken_for_empty(aged: Place, lost: str) -> None:
+    for path in aged.state.glob("ledger-*"):
+        path.unlink()
+    folder = aged.root if lost == "root" else aged.results
+    folder.rename(f"{folder}.away")
+    folder.mkdir()
+    try:
+        ran = aged("mqi-ledger", "rebuild", "--reason", "lost")
+        assert ran.code == 69
+        assert "a lost mount?" in ran.err
+        assert not aged.ledger()
+    finally:
+        folder.rmdir()
+        Path(f"{folder}.away").rename(folder)
+    assert aged("mqi-ledger", "rebuild", "--reason", "lost").code == 0
+    assert statuses(aged) == {"a": "completed", "b": "completed", "c": "completed"}
+
+
+def test_nothing_to_rebuild_is_said_and_recorded(aged: Place) -> None:
+    before = aged.rows()
+    ran = aged("mqi-ledger", "rebuild", "--reason", "to be sure")
+    assert ran.code == 0
+    assert "the ledger has all that the hosts and the results can prove" in ran.out
+    assert aged.rows() == before
+    last = json.loads(new(aged).read_bytes().splitlines()[-1])
+    assert (last["type"], last["what"]) == ("repaired", "rebuild: to be sure")
+    assert aged("mqi-ledger", "rebuild").code == 2
+    assert aged("mqi-push").code == 0

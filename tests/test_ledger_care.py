@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REPO, Place, Pueued, Sshd, host_text
+from conftest import REPO, Place, Pueued, Sshd, close_gate, gate_options, host_text
 
 from test_ledger import WRITER
 from test_trouble import in_a_small_disk
@@ -224,6 +224,30 @@ def test_a_restored_backup_is_refused_and_then_goes_on_where_the_world_is(tmp_pa
     place.until("completed", "failed", "held")
     assert len(place.executions()) == len(set(place.executions())) == 7
     assert place("mqi-ledger", "verify").code == 0
+
+
+def test_a_lost_ledger_is_told_anew_through_a_gate(tmp_path: Path, sshd: Sshd) -> None:
+    """With all of the state gone, manifests, too: they come from the host, where the inbox has nothing any more."""
+    place = Place(tmp_path / "site", host_text("ssh", "direct", "tar", sshd, None), JOB)
+    close_gate(place, sshd, *gate_options("direct", None))
+    add(place, "done", "running", "computed")
+    until(place, done="completed", running="running", computed="completed")
+    before = sight(place.results)
+    shutil.rmtree(place.state)
+    (place.inbox / "running").rename(tmp_path / "away")
+    ran = place("mqi-ledger", "rebuild", "--reason", "the disk is gone")
+    assert ran.code == 1  # nothing names the path of what runs
+    assert "NOT recovered" in ran.out
+    (place.inbox / "running").mkdir()
+    (place.inbox / "running" / "other.txt").write_text("not what runs\n")
+    assert place("mqi-ledger", "rebuild", "--reason", "its name is known now").code == 0
+    assert statuses(place) == {"done": "completed", "running": "running", "computed": "completed"}
+    assert sight(place.results) == before
+    shutil.rmtree(place.inbox / "running")
+    (place.folder / "go").touch()
+    rows = place.until("completed")
+    assert len(place.executions()) == len(rows) == 3
+    assert len(json.loads((place.results / "running" / "mqi-result.json").read_text())["inputs"]) == 3
 
 
 def restore(place: Place, copy: Path) -> None:
@@ -665,6 +689,8 @@ STORIES: dict[str, tuple[w.Case | None, list[w.Trace], list[evidence.Proof], str
     "intended, and another input has the number": (INTENT, [BEGUN], [], "recovered started succeeded"),
     "intended, and revoked before it was made": (INTENT, [NEVER], [], ""),
     "of another host": (KNOWN._replace(host="gone"), [BEGUN], [], ""),
+    "held by a person, then released": (KNOWN._replace(status=w.HELD, open=False, asked=(w.HOLD, "kim", "r")), [CUT, LIVES], [],
+                                        "recovered started"),
     "cancel asked, then tried again": (KNOWN._replace(asked=(w.CANCEL, "kim", "r")), [NEVER, LIVES], [], "revoked recovered started"),
 }  # fmt: skip
 

@@ -39,7 +39,7 @@ def verify(book: Ledger, heads: Sequence[str]) -> int:
     for text in story.trouble:
         sys.stderr.write(f"mqi-ledger: {tables.printable(text)}\n")
     for first, last, why in story.lost:
-        sys.stdout.write(tables.printable(f"lines {first} to {last} are missing since a repair: {why}") + "\n")
+        sys.stdout.write(tables.printable(f"lines {first} to {last} are missing: {why}") + "\n")
     sys.stdout.write(f"{story.lines} lines, {len(story.cases)} cases, head {story.head.seq}:{story.head.digest}\n")
     return w.Damaged.code if story.trouble else 0
 

@@ -15,14 +15,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import make
 import pytest
+import test_truth
 from conftest import REPO, Place, Pueued, Sshd, close_gate, gate_options, host_text
 
 from test_ledger import WRITER
 from test_trouble import in_a_small_disk
 
 from mqi_scripts import words as w
-from mqi_scripts.care import evidence, rebuild
+from mqi_scripts.care import evidence, rebuild, recover
 from mqi_scripts.care import verify as care
 from mqi_scripts.pure import codec, decide
 from mqi_scripts.pure.evolve import evolve
@@ -700,8 +702,8 @@ def test_what_can_be_told_of_a_case_is_told_and_nothing_else(story: str) -> None
     case, traces, proofs, expected = STORIES[story]
     look = w.Look({f"mqi1:{KEY}:{n}": trace for n, trace in enumerate(traces, 1)}, (), (), "", ())
     seen = {KEY: {n: ("far", look) for n in range(1, len(traces) + 1)}}
-    learned = rebuild.Learned(seen, {KEY: {proof.attempt: proof for proof in proofs}}, {}, {}, {}, set(), [], [])
-    events = rebuild.recover(KEY, "p", "", case, learned, {"remarks": ["unread"]}, decide.Rules(3, 1e6), NOW)
+    learned = recover.Learned(seen, {KEY: {proof.attempt: proof for proof in proofs}}, {}, {}, {}, set(), [], [])
+    events = recover.recover(KEY, "p", "", case, learned, {"remarks": ["unread"]}, decide.Rules(3, 1e6), NOW)
     assert [type(event).__name__.lower() for event in events] == expected.split()
     for event in events:
         case = evolve(case, event)
@@ -710,15 +712,15 @@ def test_what_can_be_told_of_a_case_is_told_and_nothing_else(story: str) -> None
         assert events[0].facts == facts
         assert case and not case.asked
     if expected:  # once it is told, it is not told again
-        assert rebuild.recover(KEY, "p", "", case, learned, {}, decide.Rules(3, 1e6), NOW) == []
+        assert recover.recover(KEY, "p", "", case, learned, {}, decide.Rules(3, 1e6), NOW) == []
 
 
 def test_a_case_whose_folder_is_gone_goes_on_with_its_published_input() -> None:
     """Else it would be held for a scan that can find nothing. Where even its input is not known, a person has to look."""
     for trace, status in ((CUT, w.PUSHED), (NEVER, w.HELD)):
-        learned = rebuild.Learned({KEY: {1: ("far", w.Look({f"mqi1:{KEY}:1": trace}, (), (), "", ()))}}, {}, {}, {}, {}, {KEY}, [], [])
+        learned = recover.Learned({KEY: {1: ("far", w.Look({f"mqi1:{KEY}:1": trace}, (), (), "", ()))}}, {}, {}, {}, {}, {KEY}, [], [])
         case = None
-        for event in rebuild.recover(KEY, "p", "", None, learned, {}, decide.Rules(3, 1e6), NOW):
+        for event in recover.recover(KEY, "p", "", None, learned, {}, decide.Rules(3, 1e6), NOW):
             case = evolve(case, event)
         assert case
         assert case.status == status
@@ -770,3 +772,40 @@ def test_nothing_to_rebuild_is_said_and_recorded(aged: Place) -> None:
     assert (last["type"], last["what"]) == ("repaired", "rebuild: to be sure")
     assert aged("mqi-ledger", "rebuild").code == 2
     assert aged("mqi-push").code == 0
+
+
+def test_what_a_case_contains_is_read_again_or_said_to_be_unknown(tmp_path: Path) -> None:
+    """Facts of a profile decide what results must hold: of three cases that are computed, one lost its folder, one is a fraction."""
+    place = test_truth.site(tmp_path / "site", scan='cases = "*/*"\nfractions = "each"')
+    _, lost, both = (make.case(place.inbox / name, seed=seed) for seed, name in enumerate(("whole", "lost", "both")))
+    make.fraction(both, make.DAY, seed=2)
+    for _ in range(100):
+        run(place, "mqi-scan", "mqi-push", "mqi-submit", "mqi-poll")
+        if set(statuses(place).values()) == {"computed"}:
+            break
+    assert set(statuses(place).values()) == {"computed"}
+    before = Ledger(str(place.state), {}).cases()
+    assert len(before) == 4
+    assert all(case.part for case in before.values())
+    for path in place.state.glob("ledger-*"):
+        path.unlink()
+    shutil.rmtree(place.state / "manifests")
+    shutil.rmtree(lost)
+    ran = place("mqi-ledger", "rebuild", "--reason", "lost", "--accept-empty")  # nothing was ever fetched
+    assert ran.code == 1, ran
+    assert f"lost/{lost.name}/2026110309100000: {rebuild.UNREAD}" in ran.out
+    assert ran.out.count(rebuild.UNREAD) == 1
+    after = Ledger(str(place.state), {}).cases()
+    for key, case in after.items():
+        assert (case.path, case.part, case.digest, case.status) == (before[key].path, before[key].part, before[key].digest, "computed")
+        if case.folder != f"lost/{lost.name}":
+            assert case.facts == before[key].facts
+        else:
+            assert case.facts["remarks"] == [rebuild.UNREAD]
+    run(place, "mqi-fetch", "mqi-scan", "mqi-scan")
+    assert set(statuses(place).values()) == {"completed"}
+    assert not any(row["stale"] for row in place.rows().values())
+    assert len(test_truth.record(place, next(case.path for case in after.values() if case.path.startswith("whole/")))["beams"]) == 3
+    assert test_truth.record(place, next(case.path for case in after.values() if case.path.startswith("lost/")))["remarks"] == [rebuild.UNREAD]
+    assert len(place.executions()) == 4
+    assert place("mqi-ledger", "verify").code == 0

@@ -9,7 +9,7 @@ import sim
 
 from mqi_scripts import words as w
 from mqi_scripts.care import evidence
-from mqi_scripts.care.rebuild import Learned, recover
+from mqi_scripts.care.recover import Learned, recover
 from mqi_scripts.pure import codec, decide
 from mqi_scripts.pure.evolve import evolve
 

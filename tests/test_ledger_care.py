@@ -468,7 +468,7 @@ def test_every_damage_is_found_and_mended(aged: Place, damage: str) -> None:
     for path, (_, content) in ledgers(broken).items():  # it is still the beginning of the file, or it is kept
         stays = Path(path).exists() and Path(path).read_bytes().startswith(content)
         assert stays or content in [kept.read_bytes() for kept in place.state.glob(f"{Path(path).name}.damaged-*")]
-    run(place, "mqi-scan", "mqi-scan")
+    run(place, "mqi-scan")
     rows = place.rows()
     assert {name: row["status"] for name, row in rows.items()} == {name: row["status"] for name, row in before.items()}
     assert {name: row["case_id"] for name, row in rows.items()} == {name: row["case_id"] for name, row in before.items()}
@@ -579,7 +579,7 @@ def test_the_line_with_the_ledger_s_id_can_be_damaged(aged: Place) -> None:
         Path(f"{mark}.away").rename(mark)
     assert aged("mqi-ledger", "repair", "--reason", "a bit flipped").code == 0
     assert aged("mqi-ledger", "verify").code == 0
-    run(aged, "mqi-scan", "mqi-scan")
+    run(aged, "mqi-scan")
     assert {name: row["case_id"] for name, row in aged.rows().items()} == {name: row["case_id"] for name, row in before.items()}
     assert len({json.loads(line)["id"] for line in [lines[0], *aged.ledger().splitlines()] if b'"opened"' in line}) == 1
 

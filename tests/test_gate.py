@@ -358,7 +358,7 @@ WORDS: list[tuple[str, str]] = [
     *(("engine", word) for word in ("pueue", "sh", TOUCH, "")),
     *(("ledger", word) for word in ("a" * 15, "../x", TOUCH)),
     *(("shown", word) for word in ("x", "", TOUCH, "a\\00401\\0040b")),
-    *(("head", word) for word in ("1", "", "1\\0040" + "a" * 63, TOUCH)),
+    *(("head", word) for word in ("1", "", "1\\0040" + "a" * 63, "1\\0040rebuilding-", "1\\0040x-" + "a" * 64, TOUCH)),
     *(("verb", word) for word in ("look", "results", "main", TOUCH, "")),
     *(("nonce", word) for word in ("a" * 15, "A" * 16, TOUCH, "", ".*", "[0-9a-f]{{16}}")),
     *(("end", word) for word in ("f" * 16, NONCE[:-1], "", NONCE + "0")),
@@ -380,6 +380,7 @@ VERBS = [
     ("check", "x"), ("look", KEY), ("look", f"{KEY} 1 x"), ("look", "../.. 1"), ("stage", f"{KEY} 1"), ("stage", f"{KEY} ../../x"), ("stage", f"../x {SUM}"),
     ("publish", f"{KEY} {SUM} {KEY}"), ("publish", f"/etc {SUM}"), ("results", f"{KEY} 1"), ("results", f"* . . {KEY} ../x"), ("results", "* . . /etc 1"),
     ("end", f"why 10 {KEY} 0"), ("end", f"why 100 {KEY} 1"), ("end", f"why $(id) {KEY} 1"), ("end", f"a b 10 {KEY} 1"), ("send", ""), ("bring", ""),
+    ("survey", f"{KEY} 1"), ("survey", f"../x {SUM}"), ("survey", f"{KEY} {SUM} x"),
 ]  # fmt: skip
 
 

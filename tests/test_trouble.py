@@ -159,7 +159,7 @@ def test_not_before_that_is_moved_marks_no_finished_case(local_place: Place) -> 
 # --- full disks: real ones, of 70 MB, in a name space of their own
 
 
-def in_a_small_disk(place: Place, folder: Path, fill: str, program: str) -> subprocess.CompletedProcess[str]:
+def in_a_small_disk(place: Place, folder: Path, fill: str, program: str, *words: str) -> subprocess.CompletedProcess[str]:
     """The program, with a small file system over the folder, its content copied there and `fill` left free."""
     folder.mkdir(exist_ok=True)
     script = (
@@ -167,7 +167,7 @@ def in_a_small_disk(place: Place, folder: Path, fill: str, program: str) -> subp
         'cp -a "$kept/." "$small" && rm -rf "$kept" && head -c "$fill" /dev/zero >"$small/filler"; "$@"; code=$?; ls -R "$small"; exit $code'
     )
     flags = ["-m"] if os.geteuid() == 0 else ["-rm"]
-    argv = ["unshare", *flags, "/bin/sh", "-c", script, "sh", str(folder), fill, *place.argv(program)]
+    argv = ["unshare", *flags, "/bin/sh", "-c", script, "sh", str(folder), fill, *place.argv(program, *words)]
     return subprocess.run(argv, env=ENV, capture_output=True, text=True)
 
 

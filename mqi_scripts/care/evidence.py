@@ -158,17 +158,18 @@ def paths(site: config.Site, ledger: str, keys: Collection[str], others: Iterabl
 
 def _inbox(site: config.Site) -> Iterator[str]:
     """Case folders, and the folders in them, which may be parts."""
-    for path in _candidates(site):
+    for path in candidates(site):
         yield path
         with os.scandir(os.path.join(site.inbox, path)) as entries:
             yield from (f"{path}/{entry.name}" for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
-def _candidates(site: config.Site) -> list[str]:
+def candidates(site: config.Site) -> list[str]:
+    """Case folders in the inbox, [] where it cannot be read."""
     try:
         return folder.candidates(site.inbox, site.scan.cases, site.scan.ignore)
     except OSError:
-        return []  # an inbox that is not mounted names no path
+        return []
 
 
 def _strings(state: str) -> Iterator[str]:
@@ -187,8 +188,12 @@ def _strings(state: str) -> Iterator[str]:
 
 def part(site: config.Site, path: str) -> str:
     """What of a case's path is below its folder: scan.cases matches folders part by part."""
-    deep = site.scan.cases.strip("/").count("/") + 1
-    return "/".join(path.split("/")[deep:])
+    return "/".join(path.split("/")[site.scan.cases.strip("/").count("/") + 1 :])
+
+
+def above(site: config.Site, path: str) -> str:
+    """The case's folder."""
+    return path.removesuffix(f"/{below}") if (below := part(site, path)) else path
 
 
 def contents(site: config.Site, ledger: str, path: str, keys: Collection[str]) -> dict[str, tuple[str, dict[str, Any], bytes]]:

@@ -3,35 +3,20 @@
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
 from mqi_scripts.care import evidence, verify
+from mqi_scripts.care.recover import Learned, recover
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec, decide, tables
 from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.world import files, folder
 
-UNSEEN = w.Look({}, None, (), "", ())
 UNREAD = "its content could not be read again when the ledger was rebuilt, so nobody knows what its results should hold"
 NEVER = (
     "Nothing outside a ledger proves a person's decisions and notes, what was held and why, or that a case was cancelled before "
     "it began: look at mqi-report before the timers start again."
 )
-
-
-class Learned(NamedTuple):
-    """What the world tells. seen: by key and attempt, the host's name and the look that shows it. facts, texts: of the contents
-    that the inbox has now, by key and digest: what their profile tells, and their manifests. unknown: keys without a path, and
-    wrong: results that do not verify, as sentences."""
-
-    seen: dict[str, dict[int, tuple[str, w.Look]]]
-    proofs: dict[str, dict[int, evidence.Proof]]
-    paths: dict[str, str]
-    facts: dict[tuple[str, str], Mapping[str, Any]]
-    texts: dict[tuple[str, str], bytes]
-    unknown: list[str]
-    wrong: list[str]
 
 
 def rebuild(run: cli.Run, reason: str, ledger: str = "", *, accept_empty: bool = False, always: bool = True) -> int:
@@ -44,21 +29,34 @@ def rebuild(run: cli.Run, reason: str, ledger: str = "", *, accept_empty: bool =
     before = verify.read(run.book, [root.head for root in roots])
     if before.trouble:
         raise w.Damaged(f"{before.trouble[0]}. First: mqi-ledger repair --reason ...")
-    used = {name: why for name, why in none.items() if name in before.roots or not before.lines}
-    if used and not accept_empty:
-        raise w.Unreachable(next(iter(used.values())))
+    if not accept_empty:
+        _mounted(run, before, none)
     before = _identify(run, before, roots, ledger)
     gone = [root for root in roots if root.head in before.strange or not before.lines]
     learned = learn(run, before, roots, [root for root in gone if not run.args.dry_run])
     events = _events(run, before, roots, gone, learned, reason)
+    if not run.args.dry_run:
+        forget(run.book.folder)
     if always or gone or any(event.case for event in events):
         _record(run, before, events)
     if not run.args.dry_run:
-        forget(run.book.folder)
         cases = run.book.cases()
         for root in roots:
             _leave(run, root, cases, learned)
     return _conclude(run, before, events, learned, bool(gone))
+
+
+def _mounted(run: cli.Run, before: verify.Story, none: Mapping[str, str]) -> None:
+    """Raises Unreachable where a root or the results were used, or may have been, and lack their mark."""
+    for name, why in none.items():
+        if name in before.roots or not before.lines:
+            raise w.Unreachable(why)
+    fetched = not before.lines or any(case.status == w.COMPLETED or case.salvaged for case in before.cases.values())
+    if fetched and not evidence.owner_of_results(run.site):
+        raise w.Unreachable(
+            f"{run.site.results} lacks the mark that the first fetch left there: a lost mount? Mount it; if nothing was ever "
+            "fetched, or it is a new folder on purpose: mqi-ledger rebuild --accept-empty"
+        )
 
 
 def _identify(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], ledger: str) -> verify.Story:
@@ -84,11 +82,13 @@ def _identify(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root]
 
 def learn(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], hold: Collection[evidence.Root]) -> Learned:
     """Ask everything that can tell. hold: roots in which nothing else may work until it is recorded."""
-    learned, there, told = Learned({}, {}, {}, {}, {}, [], []), dict[str, list[str]](), dict[str, list[evidence.Proof]]()
+    learned, there, told = Learned({}, {}, {}, {}, {}, set(), [], []), dict[str, list[str]](), dict[str, list[evidence.Proof]]()
     for root in roots:
         found = evidence.survey(root, before.id, hold=root in hold)
         for key, number, look in evidence.look(root, found):
-            learned.seen.setdefault(key, {})[number] = (root.host.name, look)
+            other = learned.seen.setdefault(key, {}).setdefault(number, (root.host.name, look))[0]
+            if other != root.host.name:
+                learned.wrong.append(f"{key[: w.ID]}: both {other} and {root.host.name} have an attempt {number}; the first counts")
         for key, numbers in found.items():
             what = f"attempts {', '.join(map(str, sorted(numbers)))}" if numbers else "its input"
             there.setdefault(key, []).append(f"{root.host.name}: {what}")
@@ -96,6 +96,8 @@ def learn(run: cli.Run, before: verify.Story, roots: Sequence[evidence.Root], ho
         told.setdefault(proof.key, []).append(proof)
     named = {proof.path for some in told.values() for proof in some} | {case.path for case in before.cases.values()}
     learned.paths.update(evidence.paths(run.site, before.id, {*there, *told}, named))
+    inbox = set(evidence.candidates(run.site))
+    learned.sourceless.update(key for key, path in learned.paths.items() if inbox and evidence.above(run.site, path) not in inbox)
     learned.unknown.extend(f"{key[: w.ID]} ({'; '.join(where)})" for key, where in there.items() if key not in learned.paths)
     _verify(run, [proof for some in told.values() for proof in some], before.cases, learned)
     _read(run, before, learned)
@@ -127,76 +129,10 @@ def _read(run: cli.Run, before: verify.Story, learned: Learned) -> None:
         proof = learned.proofs.get(key, {}).get(max(numbers))
         known = key in before.cases and before.cases[key].attempt >= max(numbers)
         if key in learned.paths and not known and not (proof and proof.complete):
-            path, part = learned.paths[key], evidence.part(run.site, learned.paths[key])
-            due.add(path.removesuffix(f"/{part}") if part else path)
+            due.add(evidence.above(run.site, learned.paths[key]))
     for path in sorted(due):
         for key, (digest, facts, text) in evidence.contents(run.site, before.id, path, learned.paths).items():
             learned.facts[key, digest], learned.texts[key, digest] = facts, text
-
-
-def recover(
-    key: str, path: str, part: str, case: w.Case | None, learned: Learned, unread: Mapping[str, Any], rules: decide.Rules, now: str
-) -> list[w.Event]:
-    """What the ledger lacks of one case, attempt by attempt, as it can be told. unread: facts of a content that is not there."""
-    seen, proofs, events = learned.seen.get(key, {}), learned.proofs.get(key, {}), list[w.Event]()
-
-    def tell(*more: w.Event) -> None:
-        nonlocal case
-        for event in more:
-            try:
-                case = evolve(case, event)
-            except w.Illegal:
-                return
-            events.append(event)
-
-    for number in sorted({*seen, *proofs}):
-        look, proof, label = _alone(seen, key, number), proofs.get(number), f"mqi1:{key}:{number}"
-        trace, task = look.traces.get(label), next((task for task in look.tasks or () if task.label == label), None)
-        digest = (trace.digest if trace else "") or (proof.input if proof else "")
-        foreign = case is not None and case.intent and case.attempt == number and digest not in ("", case.digest)
-        if case is None or number > case.attempt or foreign:
-            host = seen[number][0] if number in seen else proof.host if proof else ""
-            group = (trace.status.get("group", "") if trace else "") or (task.group if task else proof.group if proof else "")
-            facts = learned.facts.get((key, digest), proof.facts if proof and proof.input == digest else unread)
-            tell(w.Recovered(key, now, path, number, digest, host, group, part, facts))
-        if case is None or case.attempt != number:
-            continue
-        tell(*decide.poll(case, look, rules, now))
-        if proof and proof.input == case.digest:
-            tell(*_told(case, proof, now))
-    if case and case.status == w.PUSHED and any(isinstance(event, w.Recovered) for event in events):
-        text = f"attempt {case.attempt} was over without a verdict when the ledger was rebuilt; the next mqi-scan looks again"
-        tell(w.Held(key, now, case.path, (w.Reason("recovered", case.host, text),)))
-    return events
-
-
-def _alone(seen: Mapping[int, tuple[str, w.Look]], key: str, number: int) -> w.Look:
-    """The look at one attempt: the case's lock is held by the newest that has begun, not by those before it."""
-    if number not in seen:
-        return UNSEEN
-    host, look = seen[number]
-    label = f"mqi1:{key}:{number}"
-    later = [other.traces.get(f"mqi1:{key}:{n}") for n, (there, other) in seen.items() if n > number and there == host]
-    if label in look.traces and any(trace and trace.claim == "begun" for trace in later):
-        return look._replace(traces={label: look.traces[label]._replace(held=False)})
-    return look
-
-
-def _told(case: w.Case, proof: evidence.Proof, now: str) -> list[w.Event]:
-    """What the record of a verified result adds to a case at that attempt: all of it, where its host tells nothing."""
-    key, number, size, events = case.key, case.attempt, (len(proof.sums), proof.bytes), list[w.Event]()
-    failed = (proof.reason, "application", "results" if proof.exit == 0 else "computing", proof.exit, "", proof.output)
-    if not case.open and case.manifest != proof.output:
-        return []
-    if case.open:
-        events.append(w.Started(key, now, number, proof.group, "", "", proof.started))
-        if proof.exit == 0:
-            events.append(w.Succeeded(key, now, number, proof.output, proof.started, proof.ended))
-    if proof.complete:
-        return [*events, w.Completed(key, proof.fetched, number, proof.output, *size)]
-    if case.status != w.FAILED:
-        events.append(w.Failed(key, proof.fetched, number, *failed))
-    return [*events, w.Salvaged(key, proof.fetched, number, *size)]
 
 
 def _events(
@@ -224,9 +160,8 @@ def _events(
 
 
 def _record(run: cli.Run, before: verify.Story, events: list[w.Event]) -> None:
-    """Append all at once, once the caches that remember what is gone are deleted; tell what was told of each case."""
+    """Append all at once; say what was told of each case."""
     if not run.args.dry_run:
-        forget(run.book.folder)
         events = run.book.append(events, run.now())
         while run.book.refused:
             run.say(f"left alone, somebody else was quicker: {run.book.refused.pop()}")
@@ -256,7 +191,9 @@ def _conclude(run: cli.Run, before: verify.Story, events: Sequence[w.Event], lea
     if not keys:
         out = ["the ledger has all that the hosts and the results can prove"]
     out += [f"NOT recovered: {text}: nothing names its path; what runs of it is left alone" for text in learned.unknown]
-    out += [f"NOT proved by its result: {text}" for text in learned.wrong]
+    out += [f"NOT clear: {text}" for text in learned.wrong]
+    unread = [event for event in recovered if UNREAD in event.facts.get("remarks", ())]
+    out += [f"NOT known: {event.case[: w.ID]} {event.path}: {UNREAD}; that will stand in its result's record" for event in unread]
     names = {host.name for host in run.site.hosts}
     left = [case for case in before.cases.values() if case.host and case.host not in names and case.open]
     out += [f"NOT asked: hosts.{case.host}, which left the configuration, for {case.id}" for case in left]
@@ -265,7 +202,7 @@ def _conclude(run: cli.Run, before: verify.Story, events: Sequence[w.Event], lea
         head = run.book.state().head
         out.append(f"ledger at line {head.seq}, digest {head.digest}")
     sys.stdout.write("\n".join(map(tables.printable, out)) + "\n")
-    return int(bool(learned.unknown or learned.wrong or left))
+    return int(bool(learned.unknown or learned.wrong or unread or left))
 
 
 def forget(state: str) -> None:

@@ -51,7 +51,7 @@ def _piece(file: str, number: int, text: bytes) -> Piece:
     body = text.removesuffix(b"\n")
     try:
         if not codec.is_whole(body):
-            raise w.Damaged("its text does not fit its own digest" if text.endswith(b"\n") else "it was cut off")
+            raise w.Damaged("does not fit its own digest" if text.endswith(b"\n") else "was cut off")
         record = json.loads(body)
         codec.read_line(body, w.Head(record["seq"] - 1, record["prev"]))
         return Piece(file, number, body + b"\n", record["seq"], record["prev"], codec.after(record).digest, "")
@@ -63,7 +63,8 @@ def mend(found: list[Piece], why: str, now: str, by: Mapping[str, Any]) -> Mende
     """Lines in the order of their numbers, each behind the one that it follows; where some are missing, a `lost` line.
 
     What cannot stand there goes aside: what is damaged, what is there twice, what follows another line than the one before it,
-    and what tells what cannot be, once the lines that it was built on are gone. Nothing is changed or made up.
+    what no version wrote, and what tells what cannot be, once the lines that it was built on are gone. Nothing is changed or
+    made up.
     """
     mended, head, file = Mended({}, [(p, p.wrong) for p in found if p.wrong], [], "", {}), codec.START, ""
     named = {(p.seq - 1, p.prev) for p in found if not p.wrong}
@@ -71,11 +72,11 @@ def mend(found: list[Piece], why: str, now: str, by: Mapping[str, Any]) -> Mende
         record = json.loads(piece.text)
         is_gap = record["type"] != "lost" and piece.seq > head.seq + 1
         if piece.seq <= head.seq:
-            wrong = "its number is another line's, or it is there twice"
+            wrong = "has the number of another line, or is there twice"
         elif piece.prev != head.digest and not is_gap:
-            wrong = "it does not follow the line before it"
+            wrong = "does not follow the line before it"
         else:
-            wrong = _fold(mended.cases, record)
+            wrong = verify.shapes()(record) or _fold(mended.cases, record)
         if wrong:
             mended.aside.append((piece, wrong))
             continue
@@ -93,14 +94,12 @@ def mend(found: list[Piece], why: str, now: str, by: Mapping[str, Any]) -> Mende
 
 def _fold(cases: dict[str, w.Case], record: Mapping[str, Any]) -> str:
     """Why that event cannot follow, "" if it can."""
+    event = codec.from_dict(record)
     try:
-        event = codec.from_dict(record)
         if event.case:
             cases[event.case] = evolve(cases.get(event.case), event)
     except w.Illegal:
-        return "it tells what cannot be, without the lines that are gone"
-    except (KeyError, TypeError, ValueError) as error:
-        return f"it cannot be read: {error!r}"
+        return "tells what cannot be, without the lines that are gone"
     return ""
 
 

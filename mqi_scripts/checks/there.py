@@ -94,7 +94,8 @@ def root(far: Host, said: readers.Answer, sound: bool) -> Probe:
         return fail(name, "another ledger owns it", f"two gateways need two roots: {path}", w.Damaged)
     if sound and owner and not far.holds(owner[1]):
         found = f"it was shown line {owner[1].seq} of this ledger, which is not here: a restored backup, or a cloned gateway"
-        return fail(name, found, "put a copy of the ledger back that has this line; see mqi-ledger verify", w.Damaged)
+        fix = "put a copy of the ledger back that has this line, or accept the loss: mqi-ledger rebuild --reason ..."
+        return fail(name, found, fix, w.Damaged)
     if sound and owner is None and far.used:
         return fail(name, "it was ours and has no `ledger` file: a lost mount?",
                     "mount it there; if it is a new, empty folder on purpose: mqi-push --accept-empty", w.Unreachable)  # fmt: skip

@@ -374,12 +374,12 @@ gate() { # --root DIR [--engine ENGINE] [--pueue FILE] [--pueue-config FILE] [--
 refuse() { printf 'mqi-remote: %s\n' "$*" >&2; exit 78; }
 
 enter() { # COMMAND: its words are one line, a blank between two, each byte of a word that is no plain character as \0ooo
-  id='[0-9a-f]{16}' sum='[0-9a-f]{64}' n='[0-9]{1,9}' text='([]!-[^-~]|\\0(0[1-7]|[1-3][0-7])[0-7])*'
+  id='[0-9a-f]{16}' sum='[0-9a-f]{64}' line='(rebuilding-)?[0-9a-f]{64}' n='[0-9]{1,9}' text='([]!-[^-~]|\\0(0[1-7]|[1-3][0-7])[0-7])*'
   at='[0-9a-f]{20} [1-9][0-9]{0,5}' group='[A-Za-z0-9._][A-Za-z0-9._-]{0,99}' devices='([A-Za-z0-9,._:/-]|\\0040)+'
   case $1 in
   'mqi-remote check') form= ;;
   'mqi-remote look') form="( $at)*" ;;
-  'mqi-remote stage' | 'mqi-remote publish') form="( [0-9a-f]{20} $sum)*" ;;
+  'mqi-remote stage' | 'mqi-remote publish' | 'mqi-remote survey') form="( [0-9a-f]{20} $sum)*" ;;
   'mqi-remote submit') form=" $id  $text $text $n( revoke $at)*( add $at $sum $group $n $devices)* look( $at)*" ;;
   'mqi-remote results') form=" $text $text $text( $at)*" ;;
   'mqi-remote end') form=" $text [0-9]{1,2}( $at)*" ;;
@@ -388,7 +388,7 @@ enter() { # COMMAND: its words are one line, a blank between two, each byte of a
   words=$(timeout 300 head -c 4000000 | tr '\000\n' '\002\002') nonce=${words%% *} version=${words#* }
   [ "${version%% *}  -" = "$(sha256sum <"$0")" ] || refuse "$0 is not the version of the gateway. On the gateway:" \
     "mqi-check --far | ssh root@$(uname -n) 'install -m 0755 /dev/stdin $0'"
-  form="$id $sum /[A-Za-z0-9._/+=@-]+ [a-z]+ ($id)? (-|new|$id\\\\0040$n\\\\0040$sum) $n\\\\0040($sum)? ${1#* }$form $id"
+  form="$id $sum /[A-Za-z0-9._/+=@-]+ [a-z]+ ($id)? (-|new|$id\\\\0040$n\\\\0040$line) $n\\\\0040($line)? ${1#* }$form $id"
   { printf '%s\n' "$words" | grep -Eqxe "$form" && [ "${words##* }" = "$nonce" ]; } || refuse "words that are cut off, or formless"
   blank=$IFS IFS=$(printf '\002') # no word can have that byte
   # shellcheck disable=SC2046

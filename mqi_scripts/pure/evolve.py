@@ -189,13 +189,14 @@ def _interrupted(case: w.Case, event: w.Interrupted) -> w.Case | None:
 
 
 def _recovered(case: w.Case, event: w.Recovered) -> w.Case | None:
-    """It may still run, or be over: the next look tells."""
+    """It may still run, or be over: the next look tells. What a person asked for was done or lifted before it was made."""
     if event.attempt < case.attempt + (not case.intent):
         return None
     other = w.Changed(case.key, event.at, event.digest, 0, 0, "", event.facts)
     return (case if case.digest == event.digest else _with_content(case, other))._replace(
         status=w.SUBMITTED, attempt=event.attempt, host=event.host, group=event.group, task="", intent=False, open=True,
         missing=False, pending=None, reason="", category="", manifest="", salvaged=False, submitted=event.at, completed="",
+        asked=(),
     )  # fmt: skip
 
 

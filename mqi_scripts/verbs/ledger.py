@@ -39,7 +39,7 @@ def verify(book: Ledger, heads: Sequence[str]) -> int:
     for text in story.trouble:
         sys.stderr.write(f"mqi-ledger: {tables.printable(text)}\n")
     for first, last, why in story.lost:
-        sys.stdout.write(tables.printable(f"lines {first} to {last} are missing since a repair: {why}") + "\n")
+        sys.stdout.write(tables.printable(f"lines {first} to {last} are missing: {why}") + "\n")
     sys.stdout.write(f"{story.lines} lines, {len(story.cases)} cases, head {story.head.seq}:{story.head.digest}\n")
     return w.Damaged.code if story.trouble else 0
 
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--reason", help="repair, rebuild: why; it is recorded")
     parse.add_argument("--dry-run", action="store_true", help="repair, rebuild: say what would be done, do nothing")
     parse.add_argument("--ledger", default="", metavar="ID", help="rebuild: the lost ledger's id, where another was begun since")
-    parse.add_argument("--accept-empty", action="store_true", help="rebuild: a root without its mark is empty on purpose")
+    parse.add_argument("--accept-empty", action="store_true", help="rebuild: what lacks its mark is new on purpose")
     return parse
 
 

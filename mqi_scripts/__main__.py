@@ -3,4 +3,8 @@
 import sys
 from importlib import import_module
 
-raise SystemExit(import_module(f"mqi_scripts.verbs.{sys.argv.pop(1).removeprefix('mqi-')}").main())
+try:
+    code = import_module(f"mqi_scripts.verbs.{sys.argv.pop(1).removeprefix('mqi-')}").main()
+except KeyboardInterrupt:  # before the program's own boundary was reached: nothing has begun
+    code = 130
+raise SystemExit(code)

@@ -369,7 +369,7 @@ def test_ctrl_c_leaves_nothing_that_the_next_run_does_not_repair(far_place: Plac
         threading.Event().wait(0.25 + 0.05 * number)
         child.send_signal(signal.SIGINT)
         _, err = child.communicate()
-        assert child.returncode in (0, 130), err
+        assert child.returncode in (0, 130, -signal.SIGINT), err  # the last: it was done, and Python on its way out
         assert "Traceback" not in err
     assert all(row["status"] == "completed" for row in place.until("completed").values())
     assert len(place.executions()) == len(set(place.executions())) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -472,6 +473,10 @@ def test_priorities_and_groups_over_a_real_queue(tmp_path: Path, sshd: Sshd, pue
     }  # fmt: skip
     for group in ("gpu0", "gpu1"):  # busy with somebody else's task: one of ours may wait behind it
         pueued.client("add", "-g", group, "--", "sleep 600")
+    until = time.monotonic() + 60
+    while not all("Running" in task["status"] for task in pueued.state()["tasks"].values()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
     dry = site("mqi-submit", "--dry-run")
     ran = site("mqi-submit")
     rows = site.rows()

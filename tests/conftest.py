@@ -248,7 +248,7 @@ class Place:
         self.front: list[str] = []  # what starts the programs, if it is not we ourselves
         self.config.write_text(
             f'[site]\nname = "T"\ninbox = "{self.inbox}"\nresults = "{self.results}"\nstate = "{self.state}"\n'
-            f'[scan]\nquiet = "0s"\n[job]\ncommand = \'\'\'\necho "$MQI_CASE $MQI_ATTEMPT" >>{self.runs}\n{job}\n\'\'\'\n'
+            f'[scan]\nquiet = "0s"\n[job]\ncommand = \'\'\'\necho "$MQI_CASE $MQI_ATTEMPT" >>{self.runs} || exit 98\n{job}\n\'\'\'\n'
             f'results = ["*.out"]\ntime_limit = "60s"\n{extra}\n[hosts.far]\nroot = "{self.root}"\n{host}\n'
         )
 

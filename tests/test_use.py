@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -417,3 +418,12 @@ def test_state_that_others_can_read_or_own_is_refused(local_place: Place) -> Non
     local_place.state.chmod(0o700)
     for path in local_place.state.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_whatever_is_made_in_the_state_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    """Files of all kinds, in folders of all depths, whatever the umask of whoever runs it."""
+    code = "import os, sys; from mqi_scripts.frame import cli; cli.check_state('state'); os.makedirs('state/a/b'); open('state/a/b/c', 'w')"
+    subprocess.run((sys.executable, "-c", code), cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)}, umask=0, check=True)
+    made = [tmp_path / "state", *(tmp_path / "state").rglob("*")]
+    assert len(made) > 7
+    assert [path for path in made if path.stat().st_mode & 0o077] == []

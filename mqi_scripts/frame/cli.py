@@ -201,7 +201,8 @@ def boundary(name: str, work: Callable[[], int]) -> int:
 
 def check_state(folder: str) -> None:
     """The state folder is its owner's alone, on a local disk, and it is the owner who runs. Raises Configuration."""
-    os.makedirs(folder, 0o700, exist_ok=True)
+    os.umask(0o077)  # whatever is made from here on is ours alone
+    os.makedirs(folder, exist_ok=True)
     info = os.stat(folder)
     if info.st_uid != os.geteuid():
         import pwd  # noqa: PLC0415
@@ -217,7 +218,7 @@ def check_state(folder: str) -> None:
     if kind.startswith(("nfs", "cifs", "smb", "fuse")):
         raise w.Configuration(f"{folder} is on {kind}, where locks do not hold: move site.state to a local disk")
     for name in ("cache", "health", "manifests", "outbox", "inbound"):
-        os.makedirs(os.path.join(folder, name), 0o700, exist_ok=True)
+        os.makedirs(os.path.join(folder, name), exist_ok=True)
 
 
 def user() -> str:

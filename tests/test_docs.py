@@ -1,4 +1,4 @@
-"""docs/operations.md and docs/security.md: their commands run, their figures, paths and timers are those of the units."""
+"""docs/operations.md, docs/security.md, docs/promises.md: their commands run, their figures, paths, timers and tests are there."""
 
 from __future__ import annotations
 
@@ -51,3 +51,16 @@ def test_the_figures_of_the_cage_are_the_unit_s() -> None:
     assert "TasksMax=64\n" in SERVICE
     for path in ("/var/lib/mqi", "/srv/mqi/results", "/opt/mqi"):
         assert path in SERVICE or path == "/var/lib/mqi"
+
+
+def test_every_test_that_the_promises_name_is_there() -> None:
+    """A promise whose test was renamed or deleted is no longer shown."""
+    text = (REPO / "docs" / "promises.md").read_text()
+    written = {path.name: path.read_text() for path in (REPO / "tests").rglob("test_*.py")}
+    functions = {name for source in written.values() for name in re.findall(r"^def (test_\w+)", source, re.M)}
+    named = set(re.findall(r"`(test_\w+)`", text)) | set(re.findall(r"`(test_\w+\.py)`", text))
+    assert len(named) > 30
+    assert named <= functions | set(written)
+    for number in range(1, 9):
+        section = text.partition(f"\n## {number}. ")[2].partition("\n## ")[0]
+        assert re.search(r"`test_\w+", section), f"promise {number} is shown by no test"

@@ -172,6 +172,13 @@ def test_every_program_and_exit_code_stands_in_the_readme(site: Site) -> None:
         assert (REPO / link).exists()
 
 
+def test_the_map_of_the_source_is_the_source() -> None:
+    rows = "".join(re.findall(r"^\| (`[a-z_./` ]+) \|", README.partition("\n## The source\n")[2], re.M))
+    package = REPO / "mqi_scripts"
+    there = {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"} | {"words.py"}
+    assert set(re.findall(r"`([a-z_./]+)`", rows)) - {"mqi_scripts/"} == there
+
+
 def test_a_fresh_copy_of_the_checkout_runs_the_demo_by_itself(tmp_path: Path) -> None:
     """What git has, nothing else: the first command of the README makes the virtual environment and completes three beams."""
     copy = tmp_path / "copy"

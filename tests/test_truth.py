@@ -127,9 +127,21 @@ def test_the_profile_without_its_library_is_refused_with_the_command(tmp_path: P
 def test_each_fraction_is_a_case_of_its_own_with_its_own_input(tmp_path: Path) -> None:
     place = site(tmp_path / "site", scan='fractions = "each"')
     folder = make.case(place.inbox)
-    place.until("completed")
+    away = tmp_path / "away"
+    away.mkdir()
+    for delivery in make.deliveries(folder):
+        delivery.rename(away / delivery.name)
+    place.tick()
+    assert place.rows()[folder.name]["status"] == "held"  # the plan alone came first
+    for delivery in away.iterdir():
+        delivery.rename(folder / delivery.name)
+    place.tick()
+    assert (place.rows()[folder.name]["status"], place.rows()[folder.name]["reason"]) == (
+        "cancelled", "cancelled by mqi-scan: its fractions are cases of their own now")  # fmt: skip
+    place.until("completed", "cancelled")
     second = make.fraction(folder, make.DAY)
-    rows = place.until("completed")
+    rows = place.until("completed", "cancelled")
+    assert rows.pop(folder.name)["status"] == "cancelled"
     assert sorted(rows) == [f"{folder.name}/2026110309100000", f"{folder.name}/{second[0].name}"]
     assert len(place.executions()) == 2
     for path, row in rows.items():

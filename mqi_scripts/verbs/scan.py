@@ -104,6 +104,8 @@ def judge(
         events.append(decide.scan(key, mine.get(key), sight, twin, run.site.scan.late_data, now))
     here = {one["key"] for one in entry["cases"]}
     events += [decide.scan(key, case, None, "", "", now) for key, case in mine.items() if case.part and key not in here]
+    split = [case for key, case in mine.items() if not case.part and case.status == w.HELD and here and key not in here]
+    events += [w.Asked(case.key, now, w.CANCEL, "its fractions are cases of their own now", run.name) for case in split]
     entry["parts"] = {one["part"]: one["key"] for one in entry["cases"] if one["part"]}
     if not any(events) and all(case.status in w.CLOSED for case in mine.values()):
         entry["settled"] = entry["sign"]  # nothing to tell of this content: it need not be remembered

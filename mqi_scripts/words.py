@@ -54,6 +54,10 @@ class Configuration(Failure):
 class Illegal(Exception):
     """An event that cannot follow the case's story: the world moved between look and append."""
 
+    def __str__(self) -> str:
+        case, event = self.args
+        return f"{type(event).__name__.lower()} of {event.case[:ID]}, which is {case.status if case else 'unknown'} now"
+
 
 NONE: Mapping[str, Any] = {}
 

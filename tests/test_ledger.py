@@ -168,6 +168,19 @@ def test_a_damaged_line_stops_writers_and_not_the_report(local_place: Place) -> 
     assert len(place.rows()) == 3
 
 
+def test_the_report_of_a_damaged_ledger_has_completed_cases_too(local_place: Place) -> None:
+    local_place.case("a")
+    local_place.until("completed")
+    local_place.case("b")
+    local_place("mqi-scan")
+    path = next(local_place.state.glob("ledger-*.jsonl"))
+    path.write_bytes(path.read_bytes()[:-10])
+    report = local_place("mqi-report")
+    assert report.code == 65
+    assert " a " in report.out
+    assert " completed " in report.out
+
+
 def test_a_ledger_that_got_shorter_stops_everybody(local_place: Place) -> None:
     place = local_place
     place.case("a")

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -195,6 +196,31 @@ def test_a_job_whose_wrapper_was_killed_is_cancelled_all_the_same(tmp_path: Path
     place("mqi-case", "cancel", "ma", *BECAUSE)
     place("mqi-poll")
     assert (status(place), alive(leader)) == ("cancelled", [])
+
+
+def test_a_running_case_whose_attempt_vanished_on_the_host_is_failed_and_can_be_retried(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    """Somebody removed its folder there: nothing tells how it ended, so a person decides, and the next attempt is another one."""
+    place = site(tmp_path, sshd, pueued, STUBBORN)
+    (leader,) = running(place, "ma")
+    os.killpg(leader, signal.SIGKILL)
+    shutil.rmtree(next(place.root.glob("cases/*/attempt-1")))
+    for _ in range(3):
+        place("mqi-poll")
+    row = place.rows()["ma"]
+    assert (row["status"], row["category"]) == ("failed", "system")
+    assert "of attempt 1 is gone, nobody can tell how it ended" in row["reason"]
+    helps = place("mqi-case", "explain", "ma")
+    assert "mqi-case retry" in helps.out
+    assert place("mqi-case", "retry", "ma", *BECAUSE).code == 0
+    place("mqi-submit")
+    deadline = time.monotonic() + 60
+    while status(place) != "running":
+        assert time.monotonic() < deadline
+        place("mqi-poll")
+    assert place.rows()["ma"]["attempt"] == 2
+    place("mqi-case", "cancel", "ma", *BECAUSE)
+    place("mqi-poll")
+    assert status(place) == "cancelled"
 
 
 def test_a_cancel_can_be_taken_back_while_it_is_not_done(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:

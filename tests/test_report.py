@@ -9,14 +9,19 @@ import os
 import pty
 import re
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO, Place, Pueued
 from jsonschema import validate
 
+from mqi_scripts import words as w
+from mqi_scripts.telling import changes
 from mqi_scripts.telling.silence import Silence, silences
+from mqi_scripts.world.ledger import Ledger
 
 ENV = {**os.environ, "PYTHONPATH": str(REPO)}
 HERE = timezone(timedelta(hours=9))
@@ -209,6 +214,24 @@ def test_each_change_is_told_once_to_each_name(place: Place) -> None:
     records = [json.loads(line) for line in told(place, "--jsonl")]
     assert [record["type"] for record in records] == ["completed"]
     assert place("mqi-report", "--changes").code == 0
+
+
+def test_what_is_appended_while_changes_are_told_is_told_the_next_time(place: Place) -> None:
+    """A writer between the head and the lines, or behind them: nothing is left out and nothing comes twice."""
+    class Beside(Ledger):
+        def records(self) -> Iterator[tuple[dict[str, Any], w.Head]]:
+            key = next(iter(self.cases()))
+            for number, line in enumerate(super().records()):
+                if not number:
+                    Ledger(self.folder, {}).append([w.Noted(key, "2026-11-01T00:00:00.000Z", "beside", "kim")], "2026-11-01T00:00:00.000Z")
+                yield line
+
+    now, book = datetime(2026, 11, 1, tzinfo=UTC), Ledger(str(place.state), {})
+    first, head, _ = changes.since(Beside(str(place.state), {}), "x", now)
+    assert not [event for _, event, _ in first if isinstance(event, w.Noted)]
+    changes.keep(book, "x", head)
+    then, head, _ = changes.since(book, "x", now)
+    assert [event.reason for _, event, _ in then if isinstance(event, w.Noted)] == ["beside"]
 
 
 def test_a_change_that_nobody_read_is_told_again(place: Place) -> None:

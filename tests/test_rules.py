@@ -388,7 +388,7 @@ running      -        stale   stale    stale   stale    gone stale
 computed     -        stale   stale    stale   stale    gone stale
 completed    -        stale   stale    stale   stale    gone changed
 failed       -        stale   stale    stale   stale    gone changed
-cancelled    -        -       -        -       -        gone -
+cancelled    -        stale   stale    stale   stale    gone stale
 by-kim       -        -       -        -       -        gone -
 unwanted     -        -       -        -       -        gone -
 ending       -        -       -        -       -        gone -

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import os
+import re
 import shutil
 import signal
 import socket
@@ -197,6 +197,36 @@ def test_the_same_content_in_another_folder_is_held(local_place: Place) -> None:
     rows = local_place.rows()
     assert rows["b"]["status"] == "held"
     assert rows["b"]["reason"] == f"same content as {rows['a']['case_id']}"
+
+
+def test_a_folder_that_is_renamed_is_not_computed_again_and_goes_on_if_it_never_was(local_place: Place) -> None:
+    place = local_place
+    place.case("done", "one\n")
+    place.until("completed")
+    place.case("new", "two\n")
+    place("mqi-scan")
+    for name in ("done", "new"):
+        (place.inbox / name).rename(place.inbox / f"{name} renamed")
+    for _ in range(3):
+        place.tick()
+    rows = place.rows()
+    assert (rows["done"]["status"], rows["done renamed"]["status"]) == ("completed", "held")
+    assert rows["done renamed"]["reason"] == f"same content as {rows['done']['case_id']}"
+    assert rows["new renamed"]["status"] == "completed"
+    assert len(place.executions()) == 2
+
+
+def test_new_data_on_a_cancelled_case_is_shown(local_place: Place) -> None:
+    place = local_place
+    place.case("a", "one\n")
+    place("mqi-scan")
+    assert place("mqi-case", "cancel", "a", "--reason", "twice").code == 0
+    (place.inbox / "a" / "more.txt").write_text("late\n")
+    place.tick()
+    row = place.rows()["a"]
+    assert row["status"] == "cancelled"
+    assert "more.txt" in row["stale"]
+    assert place.executions() == []
 
 
 def test_a_case_is_found_only_after_two_equal_looks(local_place: Place) -> None:

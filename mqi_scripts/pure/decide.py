@@ -69,7 +69,8 @@ def scan(key: str, case: w.Case | None, sight: Sight | None, twin: str, late: st
         return w.Changed(key, now, digest, sight.files, sight.bytes, sight.what, sight.facts, reasons)
     left = [one for one in sight.facts.get("left", ()) if one not in case.facts.get("left", ())]
     seen = f"{digest}+{','.join(left)}" if left else digest
-    if seen == (case.stale_digest or (case.pending or case).digest) or case.status == w.CANCELLED:
+    unread = case.status == w.CANCELLED and not case.digest
+    if seen == (case.stale_digest or (case.pending or case).digest) or unread:
         return _back(case, now)
     beside = f"new beside what is computed: {', '.join(left)}" if left else ""
     return w.Stale(key, now, seen, "; ".join(filter(None, [sight.what, beside, *(r.text for r in reasons[:3])])))
@@ -168,9 +169,12 @@ def end(case: w.Case, look: w.Look, rules: Rules) -> str:
 def _unclaimed(case: w.Case, tasks: list[w.Task], live: list[w.Task], trace: w.Trace, now: str) -> list[w.Event]:
     """Waiting in the queue or for a slot; or seen again, or without any sign of life for the first time."""
     if live or trace.held:
-        if case.missing or (live and case.task != live[-1].id):
+        if case.status != w.RUNNING and (case.missing or (live and case.task != live[-1].id)):
             return [w.Submitted(case.key, now, case.attempt, "", live[-1].id if live else "")]
         return []
+    if case.status == w.RUNNING and case.missing:
+        text = f"what {case.host} had of attempt {case.attempt} is gone, nobody can tell how it ended"
+        return [_fail(case, trace, f"{text}: see that nothing of it runs there before a retry", "system", now, retry=True)]
     shown: list[w.Event] = []
     if tasks and not case.task:
         shown = [w.Submitted(case.key, now, case.attempt, "", tasks[-1].id)]

@@ -21,7 +21,8 @@ def since(book: Ledger, name: str, now: datetime) -> tuple[list[tuple[dict[str, 
     """(record, event, its case as it stood then) of each new thing; the head to keep when they were told; "" or why they begin
     elsewhere than at the cursor. Raises Damaged."""
     at, digest = files.read_note(_file(book, name)).get("head") or [0, ""]
-    all_, head = [*_told(book)], book.state().head
+    head = book.state().head
+    all_ = [told for told in _told(book) if told[0] <= head.seq]  # what is appended meanwhile is told the next time
     known = not at or any(seq == at and sha == digest for seq, sha, _ in all_)
     odd = "" if known else f"{name} was told up to line {at} of a ledger that is not this one any more: the last day is told again"
     begin = codec.stamp(now - FIRST)

@@ -94,7 +94,8 @@ def judge(
     for one in entry["cases"]:
         key, digest = one["key"], one["digest"]
         if digest and not twins:
-            twins.update({known.digest: known.key for known in run.book.cases().values() if known.digest and not known.gone})
+            others = run.book.cases().values()
+            twins.update({one.digest: one.key for one in others if one.digest and (one.attempt or not one.gone)})
         twin = twins.setdefault(digest, key) if digest else key
         what = difference(run.site.state, mine[key], digest) if key in mine and digest not in ("", mine[key].digest) else ""
         reasons = tuple(w.Reason(*reason) for reason in one["reasons"])

@@ -68,6 +68,8 @@ class Ledger:
     def readable(self) -> tuple[dict[str, w.Case], w.Head]:
         """The cases of a damaged ledger, as far as the last call of state() came, and the line it came to."""
         state = self._state or nothing()
+        with suppress(w.Damaged):
+            self._load_closed()
         return {**(self._closed or {}), **state.open}, state.head
 
     def files(self) -> list[str]:

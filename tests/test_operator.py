@@ -198,20 +198,41 @@ def test_a_job_whose_wrapper_was_killed_is_cancelled_all_the_same(tmp_path: Path
     assert (status(place), alive(leader)) == ("cancelled", [])
 
 
-def test_a_running_case_whose_attempt_vanished_on_the_host_is_failed_and_can_be_retried(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
-    """Somebody removed its folder there: nothing tells how it ended, so a person decides, and the next attempt is another one."""
+def test_a_running_case_whose_folder_vanished_on_the_host_waits_for_it_or_for_a_person(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    """A lost mount comes back, and the case goes on; what is gone for good a person gives up, and the next attempt is another one."""
     place = site(tmp_path, sshd, pueued, STUBBORN)
     (leader,) = running(place, "ma")
+    os.kill(leader, signal.SIGKILL)  # its wrapper: the job lives on, and the queue forgets it
+    deadline = time.monotonic() + 60
+    while "mqi1:" in pueued.client("status", "--json"):
+        assert time.monotonic() < deadline
+        pueued.client("clean")
+    (place.root / "cases").rename(place.root / "away")
+    (place.root / "cases").mkdir()
+    for name in ("mqi-poll", "mqi-submit") * 2:
+        place(name)
+    assert status(place) == "running"
+    shown = place("mqi-case", "explain", "ma")
+    assert shown.code == 1
+    assert "of attempt 1 is not there any more: a lost mount?" in shown.out
+    assert "mqi-case cancel" in shown.out
+    assert "ma" in place("mqi-report", "--needs-me").out
+    (place.root / "cases").rmdir()
+    (place.root / "away").rename(place.root / "cases")
+    for name in ("mqi-poll", "mqi-submit") * 2:
+        place(name)
+    assert (status(place), place("mqi-case", "explain", "ma").code) == ("running", 0)
     os.killpg(leader, signal.SIGKILL)
     shutil.rmtree(next(place.root.glob("cases/*/attempt-1")))
-    for _ in range(3):
-        place("mqi-poll")
-    row = place.rows()["ma"]
-    assert (row["status"], row["category"]) == ("failed", "system")
-    assert "of attempt 1 is gone, nobody can tell how it ended" in row["reason"]
-    helps = place("mqi-case", "explain", "ma")
-    assert "mqi-case retry" in helps.out
+    for name in ("mqi-poll", "mqi-submit") * 2:
+        place(name)
+    assert status(place) == "running"
+    assert place("mqi-case", "cancel", "ma", *BECAUSE).code == 0
+    place("mqi-submit")
+    assert status(place) == "cancelled"
     assert place("mqi-case", "retry", "ma", *BECAUSE).code == 0
+    place("mqi-scan")
+    place("mqi-push")
     place("mqi-submit")
     deadline = time.monotonic() + 60
     while status(place) != "running":

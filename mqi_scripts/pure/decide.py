@@ -94,7 +94,10 @@ def submit(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Revoke | 
 
 def _outstanding(case: w.Case, look: w.Look, now: str) -> w.Event | Submit | Revoke | None:
     trace = own_trace(case, look)
-    if trace is None or case.status == w.RUNNING:
+    if trace is None:
+        return None
+    gone = case.missing and not trace.held and (not trace.folder or trace.claim == "revoked")  # it ran, and nothing shows it now
+    if case.status == w.RUNNING and not (gone and case.unwanted):
         return None
     if trace.claim == "revoked":
         return w.Revoked(case.key, now, case.attempt)
@@ -137,7 +140,7 @@ def poll(case: w.Case, look: w.Look, rules: Rules, now: str) -> list[w.Event]:
     if trace.claim != "begun":
         return _unclaimed(case, tasks, live, trace, now) if trace.claim == "none" and look.tasks is not None else []
     begun: list[w.Event] = []
-    if case.status != w.RUNNING:
+    if case.status != w.RUNNING or (case.missing and (trace.held or trace.alive)):  # it begins, or is there again
         task = (live or tasks)[-1].id if tasks else ""
         group, slot, since = (trace.status.get(word, "") for word in ("group", "slot", "since"))
         begun = [w.Started(case.key, now, case.attempt, group, slot, task, since)]
@@ -172,9 +175,6 @@ def _unclaimed(case: w.Case, tasks: list[w.Task], live: list[w.Task], trace: w.T
         if case.status != w.RUNNING and (case.missing or (live and case.task != live[-1].id)):
             return [w.Submitted(case.key, now, case.attempt, "", live[-1].id if live else "")]
         return []
-    if case.status == w.RUNNING and case.missing:
-        text = f"what {case.host} had of attempt {case.attempt} is gone, nobody can tell how it ended"
-        return [_fail(case, trace, f"{text}: see that nothing of it runs there before a retry", "system", now, retry=True)]
     shown: list[w.Event] = []
     if tasks and not case.task:
         shown = [w.Submitted(case.key, now, case.attempt, "", tasks[-1].id)]

@@ -98,7 +98,7 @@ def _submitted(case: w.Case, event: w.Submitted) -> w.Case | None:
 
 
 def _revoked(case: w.Case, event: w.Revoked) -> w.Case | None:
-    if not case.open:
+    if not case.open or (case.status == w.RUNNING and not case.missing):
         return None
     if case.pending and not case.unwanted:
         return _rest(_with_content(case, case.pending)._replace(asked=case.asked))
@@ -107,7 +107,7 @@ def _revoked(case: w.Case, event: w.Revoked) -> w.Case | None:
 
 
 def _started(case: w.Case, event: w.Started) -> w.Case | None:
-    if not case.open:
+    if not case.open or (case.status == w.RUNNING and not case.missing):
         return None
     late = (case.pending.digest, _since(case.pending.at, case.pending.what)) if case.pending else (case.stale_digest, case.stale)
     return case._replace(
@@ -218,8 +218,8 @@ STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]
     w.Submitting: ((w.PUSHED,), _submitting),
     w.Submitted: (OUT, _submitted),
     w.Missing: ((w.SUBMITTED, w.RUNNING), lambda case, _: None if case.missing else case._replace(missing=True)),
-    w.Revoked: (OUT, _revoked),
-    w.Started: (OUT, _started),
+    w.Revoked: ((*OUT, w.RUNNING), _revoked),
+    w.Started: ((*OUT, w.RUNNING), _started),
     w.Succeeded: ((w.RUNNING,), _succeeded),
     w.Failed: ((w.PUSHED, w.RUNNING, w.COMPUTED), _failed),
     w.Interrupted: ((w.RUNNING,), _interrupted),

@@ -47,6 +47,9 @@ SOUND = {  # why, where nothing is wrong
     w.COMPLETED: "it is completed, every byte of its results was verified",
 }
 GIVEN = "attempt {c.attempt} was given to {c.host}, the next look tells what became of it"
+# nobody can tell how it ended: if its folder comes back, mqi-poll goes on; else a person gives it up
+LOST = ("what {c.host} had of attempt {c.attempt} is not there any more: a lost mount? If it is gone for good, see that nothing "
+        "of it runs there, and cancel it")  # fmt: skip
 CHOICE = ("parts", "delivered twice", "fractions")  # reasons that a choice of deliveries can take away
 
 
@@ -72,17 +75,19 @@ def reason(case: w.Case, notes: Notes) -> tuple[str, str]:
         return wish.asked(case) + (f"; beside that it is held: {more}" if more else ""), ""
     if status != case.status or status in w.PERSON:
         why, category = case.reason, case.category
-    return ("no sign of life in the last look", category) if case.status == w.RUNNING and case.missing else (why, category)
+    return (LOST.format(c=case), category) if case.status == w.RUNNING and case.missing else (why, category)
 
 
 def needs_person(case: w.Case) -> bool:
     """By what the ledger says of it."""
-    return case.status in w.PERSON and case.reasons != (AGAIN,)
+    lost = case.status == w.RUNNING and case.missing and not case.unwanted
+    return lost or (case.status in w.PERSON and case.reasons != (AGAIN,))
 
 
 def step_of(case: w.Case) -> str:
     """The program that does what comes next; "" if none does."""
-    if case.status in (w.PUSHED, w.SUBMITTED) and (case.missing or case.pending or case.asked):
+    waits = case.status in (w.PUSHED, w.SUBMITTED) and (case.missing or case.pending or case.asked)
+    if waits or (case.missing and case.unwanted):
         return "mqi-submit"
     if case.status == w.FAILED and case.manifest and not case.salvaged:
         return "mqi-fetch"
@@ -92,7 +97,8 @@ def step_of(case: w.Case) -> str:
 def next_of(case: w.Case) -> str:
     """What happens next by itself, or what a person does."""
     if case.unwanted:
-        return "mqi-poll ends its job until it is seen gone" if case.status == w.RUNNING else "mqi-submit takes it back"
+        ends = case.status == w.RUNNING and not case.missing
+        return "mqi-poll ends its job until it is seen gone" if ends else "mqi-submit takes it back"
     if case.asked and case.status == w.HELD:
         return "a person releases it"
     if case.status == w.SUBMITTED and (case.missing or case.pending or case.asked):
@@ -114,7 +120,7 @@ def _helps(case: w.Case) -> str:
     because = '--reason "..."'
     codes = {one.code for one in case.reasons}
     if case.unwanted:
-        return f"mqi-{'poll' if case.status == w.RUNNING else 'submit'} {case.id}"
+        return f"{step_of(case)} {case.id}"
     if case.asked or w.NEVER_STARTS in codes:
         return f"mqi-case release {case.id} {because}"
     if codes & {*CHOICE}:
@@ -123,6 +129,8 @@ def _helps(case: w.Case) -> str:
         return f"mqi-scan {case.id}"
     if case.status == w.CANCELLED or (case.status == w.FAILED and case.retry) or (case.status == w.COMPLETED and case.stale):
         return f"mqi-case retry {case.id} {because}"
+    if needs_person(case) and case.status == w.RUNNING:
+        return f"mqi-case cancel {case.id} {because}"
     return f"mqi-case show {case.id}" if case.status in w.PERSON else ""
 
 

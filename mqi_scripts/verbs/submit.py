@@ -12,8 +12,8 @@ from mqi_scripts.world.host import Add, Host
 
 
 def work(run: cli.Run) -> None:
-    due = run.chosen(w.PUSHED, w.SUBMITTED)
-    run.on_hosts(due, submit)
+    due = run.chosen(w.PUSHED, w.SUBMITTED, w.RUNNING)
+    run.on_hosts([case for case in due if case.status != w.RUNNING or (case.missing and case.unwanted)], submit)
 
 
 def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:

@@ -216,6 +216,13 @@ def test_a_folder_that_is_renamed_is_not_computed_again_and_goes_on_if_it_never_
     assert len(place.executions()) == 2
 
 
+def test_a_pipe_that_names_nothing_does_nothing(local_place: Place) -> None:
+    local_place.case("a")
+    for program in ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch"):
+        assert local_place(program, "-").code == 0
+    assert local_place.rows() == {}
+
+
 def test_new_data_on_a_cancelled_case_is_shown(local_place: Place) -> None:
     place = local_place
     place.case("a", "one\n")

@@ -205,9 +205,7 @@ def check_state(folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
     info = os.stat(folder)
     if info.st_uid != os.geteuid():
-        import pwd  # noqa: PLC0415
-
-        owner = pwd.getpwuid(info.st_uid).pw_name
+        owner = account(info.st_uid)
         raise w.Configuration(f"{folder} belongs to {owner}: run it as `sudo -u {owner} {' '.join(sys.argv)}`")
     if info.st_mode & 0o077:
         raise w.Configuration(f"{folder} can be read by others: chmod 700 {folder}")
@@ -223,12 +221,17 @@ def check_state(folder: str) -> None:
 
 def user() -> str:
     """Who runs, and who stood behind sudo."""
+    name = account(os.geteuid())
+    return f"{name} (sudo: {behind})" if (behind := os.environ.get("SUDO_USER")) else name
+
+
+def account(number: int) -> str:
+    """Its name, or its number where it has none."""
     import pwd  # noqa: PLC0415
 
-    name = str(os.geteuid())
     with suppress(KeyError):
-        name = pwd.getpwuid(os.geteuid()).pw_name
-    return f"{name} (sudo: {behind})" if (behind := os.environ.get("SUDO_USER")) else name
+        return pwd.getpwuid(number).pw_name
+    return str(number)
 
 
 def progress(run: Run, total: int) -> Callable[[int], object] | None:

@@ -89,6 +89,8 @@ def choose(run: cli.Run) -> None:
     for case in asked(run):
         if case.status != w.HELD:
             raise w.Usage(f"{case.id} is {case.status}, not held: there is nothing to release. See: mqi-case show {case.id}")
+        if case.asked:
+            raise w.Usage(f"{case.id}: {wish.asked(case)}: first mqi-case release {case.id} --reason ...")
         seen = folder.look_at(run.site, case.folder)
         there = sorted({name.partition("/")[0] for name in seen.sizes if "/" in name})
         if lost := [word for word in picked if word not in there]:

@@ -22,6 +22,7 @@ def work(run: cli.Run) -> None:
         run.say(f"would fetch {len(due)} cases")
     elif due:
         check_mark(run)
+        run.note["tries"] = {}
         run.on_hosts(due, fetch)
 
 
@@ -53,7 +54,6 @@ def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     wrong = host.results(globs, job, [(case.key, case.attempt) for case in cases])
     host.bring(inbound)
     tries = files.read_note(os.path.join(run.site.state, "health", "mqi-fetch.json")).get("tries", {})
-    run.note["tries"] = {}
     for case in cases:
         with run.isolated([case]):
             came = os.path.join(inbound, f"{case.key}-{case.attempt}")

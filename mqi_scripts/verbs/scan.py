@@ -40,7 +40,7 @@ def work(run: cli.Run) -> None:
     keys = {path: key_of(ledger, path, known[path]) for path in paths}
     own = {path: {*known[path].get("parts", {}).values()} or {keys[path]} for path in paths}
     begin = tuple(words)
-    chosen = [p for p in paths if not words or p in words or any(key.startswith(begin) for key in {keys[p], *own[p]})]
+    chosen = [p for p in paths if not run.args.case or p in words or any(key.startswith(begin) for key in {keys[p], *own[p]})]
     if words and not chosen:
         raise w.Usage(f"no folder in {site.inbox} is, or has the id of, {' '.join(words)}. See: mqi-report")
     cases = run.book.state().open
@@ -56,7 +56,7 @@ def work(run: cli.Run) -> None:
     for case in cases.values():
         by_folder.setdefault(case.folder, {})[case.key] = case
     twins: dict[str, str] = {}
-    gone = [case for case in cases.values() if case.folder not in known] if not words else []
+    gone = [case for case in cases.values() if case.folder not in known] if not run.args.case else []
     events = [event for case in gone if (event := decide.scan(case.key, case, None, "", "", run.now()))]
     for path in chosen:
         with run.isolated():

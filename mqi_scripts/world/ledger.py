@@ -120,7 +120,7 @@ class Ledger:
         with lock.held(self._path("ledger.lock"), 30):
             self._set_torn_aside()
             state = self._catch_up()
-            stored, text, head = list[w.Event](), b"", state.head
+            stored, lines, head = list[w.Event](), list[bytes](), state.head
             name = f"ledger-{max(now[:4], state.file[7:11])}.jsonl"
             self._state = None  # until the lines are on the disk nothing of it is true
             first = state.id or any(isinstance(event, w.Opened) for event in events)  # a lost ledger goes on under its id
@@ -133,10 +133,10 @@ class Ledger:
                     self.refused.append(error)
                     continue
                 head = after
-                text += line
+                lines.append(line)
                 stored.append(event)
-            if text:
-                size = _write(self._path(name), text, state.size if name == state.file else 0)
+            if lines:
+                size = _write(self._path(name), b"".join(lines), state.size if name == state.file else 0)
                 state = state._replace(head=head, file=name, size=size)
                 self._keep(state)
             self._state = state

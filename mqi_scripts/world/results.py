@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -14,6 +15,8 @@ from mqi_scripts.world import files, folder
 from mqi_scripts.world.config import Site
 
 RECORD = "mqi-result.json"
+PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+LONGEST = 1 << 28  # bytes of a list of results, the largest of the far side's own files
 
 
 def settle(site: Site, case: w.Case, came: str, globs: Sequence[str], tries: int, now: str) -> list[w.Event]:
@@ -46,7 +49,7 @@ def settle(site: Site, case: w.Case, came: str, globs: Sequence[str], tries: int
 def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brought, dict[str, str]]:
     """Copy what came of an attempt beside its place, hashing as it is read: what it is, and the name here of each name there."""
     try:
-        text, said = (whole_file(came, name) for name in ("manifest", "marks"))
+        text, said, *_ = (whole_file(came, name) for name in ("manifest", "marks", "command", "status", "result"))
         manifest = readers.manifest(text.decode("utf-8", "surrogateescape"))
     except (OSError, readers.Unreadable):
         return decide.Brought("", {}, {}, {}, (), ()), {}
@@ -65,8 +68,11 @@ def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brough
 
 
 def whole_file(came: str, name: str) -> bytes:
-    with open(os.path.join(came, name), "rb") as file:
-        return file.read()
+    """What came of the far side's own files; through no link. Raises OSError."""
+    with open(os.path.join(came, name), "rb", opener=lambda path, _: os.open(path, PLAIN)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{name} is no regular file")
+        return file.read(LONGEST)
 
 
 def place(beside: str, final: str) -> None:

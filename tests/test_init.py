@@ -301,7 +301,7 @@ def questions(gateway: Gateway, *words: str) -> list[str]:
 ANSWERS = [("site's name", "\n"), ("cases arrive", "\n"), ("results shall", "\n"), ("ledger", "\n"), ("What a case is", "flies\n"),
            ("What a case is", "files\n"), ("compute host gpu1", "no way\n"),
            ("compute host gpu1", "mqi@127.0.0.1\n"), ("port of its sshd", "PORT\n"),
-           ("alone", "\n"), ("program pueue", "\n"), ("configuration file there", "\n"), ("computes a case", "true\n"), ("come back", "a/* b/*\n")]  # fmt: skip
+           ("alone", "\n"), ("program pueue", "\n"), ("configuration file there", "\n"), ("groups are the GPUs'", "gpu0 gpu1\n"), ("computes a case", "true\n"), ("come back", "a/* b/*\n")]  # fmt: skip
 
 
 def test_a_person_is_asked_with_good_defaults_and_a_bad_answer_is_asked_again(tmp_path: Path, sshd: Sshd) -> None:

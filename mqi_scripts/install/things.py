@@ -81,7 +81,7 @@ def difference(thing: Thing) -> str:  # noqa: PLR0911  # one answer for each kin
 
 
 def make(thing: Thing) -> None:
-    """Raises Configuration or OSError. Each can be made twice."""
+    """Only what `difference` found missing or other. Raises Configuration or OSError."""
     match thing:
         case Account(name, home):
             do("useradd", "--system", "--user-group", "--home-dir", home, "--shell", "/usr/sbin/nologin", name)

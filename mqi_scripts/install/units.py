@@ -54,7 +54,7 @@ def files(where: Places, site: Site, config: str, account: str) -> list[File]:
         for name in sorted(names):
             path = os.path.normpath(os.path.join(where.units, os.path.relpath(os.path.join(folder, name), shipped())))
             with open(os.path.join(folder, name), encoding="utf-8") as file:
-                text = file.read().replace("/opt/mqi", where.programs)
+                text = file.read().replace("/opt/mqi", where.programs).replace("/var/backups/mqi", where.backup)
             made.append(File(path, marked(_for_user(text) if where.user else text, name)))
     local = _of_user(site, config) if where.user else _of_system(where, site, config, account)
     if local:

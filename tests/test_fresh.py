@@ -57,7 +57,7 @@ def test_the_readme_installs_on_a_fresh_root(tmp_path: Path, sshd: Sshd, pueued:
         assert code == 0, said
         assert "nothing was changed" in said
         assert "mqi-check is content\r\n" in said
-        assert {line.split()[0] for line in said[said.index("ok    configuration") :].splitlines() if line[:1] != " "} <= {"ok", "set"}, said
+        assert {line.split()[0] for line in said[said.index("ok    configuration") :].splitlines() if line[:1] != " "} <= {"ok", "mqi-check"}, said
         machine.ok("sed -i 's/^#quiet = .*/quiet = \"0s\"/' /etc/mqi/mqi.toml && mkdir /etc/systemd/system/mqi-.timer.d")  # no quarter of an hour
         (machine.root / "etc/systemd/system/mqi-.timer.d/fast.conf").write_text(FAST)
         machine.ok("systemctl daemon-reload && systemctl restart mqi.target")

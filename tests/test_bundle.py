@@ -45,7 +45,7 @@ def test_it_installs_without_any_network_and_the_demo_runs(bundle: Path, tmp_pat
 set -eu
 grep -c : /proc/net/dev
 cd {tmp_path}/mqi-*
-./mqi-init --prefix {place} --yes --set job.command=true --set hosts.gpu1.address=mqi@192.0.2.5 || [ $? -eq 78 ]
+./mqi-init --prefix {place} --yes --set job.command=true --set hosts.gpu1.address=mqi@192.0.2.5 || [ $? -eq 69 ]
 {place}/usr/local/bin/mqi-demo --folder {tmp_path}/demo
 """
     env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHONPATH", "VIRTUAL_ENV", "PIP_"))}

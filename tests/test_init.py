@@ -162,7 +162,7 @@ def test_dry_run_does_nothing_and_shows_all(tmp_path: Path) -> None:
 def test_no_host_key_is_accepted_silently(tmp_path: Path, sshd: Sshd) -> None:
     gateway = Gateway(tmp_path / "gw", sshd.port)
     ran = gateway.set_up()
-    assert ran.code == 78
+    assert ran.code == 69
     assert f"shows ssh-ed25519 {print_of(sshd)}" in ran.out
     assert "its key was not accepted" in ran.out
     assert not (gateway.etc / "known_hosts").exists()
@@ -333,7 +333,7 @@ def test_a_person_s_no_leaves_a_host_key_unknown(tmp_path: Path, sshd: Sshd) -> 
     asked = [("cases arrive", "\n"), ("results shall", "\n"), ("ledger", "\n"), ("program pueue", "\n"),
              ("configuration file there", "\n"), ("come back", "\n")]  # the file says the rest
     code, said = talk(questions(gateway, "--answers", str(gateway.answers)), [*asked, ("Do it?", "yes\n"), ("Is it the same there?", "hm\n")])
-    assert code == 78
+    assert code == 69
     assert "its key was not accepted" in said
     assert not (gateway.etc / "known_hosts").exists()
 
@@ -524,7 +524,7 @@ def test_the_installer_of_the_checkout_installs_and_sets_up(tmp_path: Path) -> N
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     argv = [REPO / "bin/mqi-init", "--prefix", str(gateway.folder)]
     ran = subprocess.run([*argv, "--yes", "--answers", str(gateway.answers)], capture_output=True, text=True, env=env, timeout=300)
-    assert ran.returncode == 78, ran.stdout + ran.stderr  # its host key was not accepted
+    assert ran.returncode == 69, ran.stdout + ran.stderr  # its host key was not accepted
     version = os.readlink(gateway.folder / "opt/mqi/current")
     assert version.startswith(f"{gateway.folder}/opt/mqi/versions/0.")
     assert gateway.program("mqi-scan", "--version").out.startswith("mqi-scan 0.")

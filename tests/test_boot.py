@@ -1,6 +1,6 @@
 """A machine that boots: gateway and compute host in one, set up by mqi-init as a person would, and then left to its timers.
 
-With --boot: `tests/run --boot`.
+With `tests/run --boot`, or where CI=true.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A fresh Debian with nothing but git and python3: the README's section on installation, word by word, by a script that types the
 answers; it ends with mqi-check content and a case computed by timers. The compute host is a real sshd and pueued on loopback.
 
-With --boot: `tests/run --boot`.
+With `tests/run --boot`, or where CI=true.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from proxy import Proxy
 from scenes import revision
 
 pytestmark = pytest.mark.soak
-TICKS = 2.4  # a case
+TICKS = 1.2  # a case
 MEMORY = 80  # MiB that no program may exceed, of the 1024 that a unit allows
 GROWTH = 1.3  # by how much the line's programs may take more at the end than at the beginning
 LEDGER = 9000  # bytes a case, with all its faults

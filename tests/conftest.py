@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,18 +28,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--faults", action="store_true", help="all of it, instead of the sample that fits the plain command: hours")
     group.addoption("--seed", help="the sample of this seed, instead of the one made of the commit's id")
     group.addoption("--point", help="only the points of the sweep whose names begin so")
-    parser.addoption("--boot", action="store_true", help="also the tests that boot a machine")
+    parser.addoption("--boot", action="store_true", help="also the tests that boot a machine; so does CI=true")
+    parser.addoption("--soak", nargs="?", type=int, const=300, metavar="CASES", help="the month in an hour (300 cases), and nothing else")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "whole: only with --faults")
-    config.addinivalue_line("markers", "boot: boots a machine; only with --boot")
+    config.addinivalue_line("markers", "boot: boots a machine; only with --boot, or CI=true")
+    config.addinivalue_line("markers", "soak: only with --soak, and then alone")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = [] if config.getoption("--faults") else ["whole"]
-    left_out += [] if config.getoption("--boot") else ["boot"]
-    out = [item for item in items if any(item.get_closest_marker(mark) for mark in left_out)]
+    left_out += [] if config.getoption("--boot") or os.environ.get("CI") == "true" else ["boot"]
+    soaks = bool(config.getoption("--soak"))
+    out = [item for item in items if any(map(item.get_closest_marker, left_out)) or bool(item.get_closest_marker("soak")) != soaks]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]
 
@@ -102,8 +105,8 @@ class Sshd(NamedTuple):
 
 
 @contextmanager
-def serving(more: str = "", sftp: str = "internal-sftp") -> Iterator[Sshd]:
-    """An sshd with keys of its own; `more` goes into its configuration."""
+def serving(more: str = "", sftp: str = "internal-sftp", front: Sequence[str] = ()) -> Iterator[Sshd]:
+    """An sshd with keys of its own; `more` goes into its configuration, `front` starts it."""
     program = need("sshd")
     folder = Path(tempfile.mkdtemp(prefix="mqi-sshd-", dir="/tmp"))
     port = free_port()
@@ -121,7 +124,7 @@ def serving(more: str = "", sftp: str = "internal-sftp") -> Iterator[Sshd]:
         f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n{more}"  # the account there has a home of its own, too
     )
     (folder / "home").mkdir()
-    server = subprocess.Popen([program, "-D", "-f", str(folder / "config"), "-E", str(log)])
+    server = subprocess.Popen([*front, program, "-D", "-f", str(folder / "config"), "-E", str(log)])
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         with socket.socket() as probe:
@@ -145,8 +148,8 @@ def sshd() -> Iterator[Sshd]:
 class Pueued:
     """A real pueue daemon with its own folder, groups gpu0 and gpu1, one slot each."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.command, self.config = folder, need("pueue"), str(folder / "c.yml")
+    def __init__(self, folder: Path, front: Sequence[str] = ()) -> None:
+        self.folder, self.command, self.config, self.front = folder, need("pueue"), str(folder / "c.yml"), front
         for name in ("run", "data"):
             (folder / name).mkdir()
         Path(self.config).write_text(
@@ -157,7 +160,7 @@ class Pueued:
         self.small = ""  # its state lies on a file system of that size, which only the daemon sees
 
     def start(self) -> None:
-        front = []
+        front = [*self.front]
         if self.small:
             data, kept = self.folder / "data", self.folder / "kept"  # the secret that its clients need stays to be seen, too
             text = f'cp -a {data} {kept} && mount -t tmpfs -o size={self.small} none {data} && cp -a {kept}/. {data} && exec "$@"'
@@ -205,10 +208,10 @@ class Pueued:
 
 
 @contextmanager
-def queueing(small: str = "") -> Iterator[Pueued]:
+def queueing(small: str = "", front: Sequence[str] = ()) -> Iterator[Pueued]:
     """A queue with the groups gpu0 and gpu1, one slot each."""
     folder = Path(tempfile.mkdtemp(prefix="mqi-q-", dir="/tmp"))  # short: a socket's path has under 108 bytes
-    queue = Pueued(folder)
+    queue = Pueued(folder, front)
     queue.start()
     if small:
         queue.signal(signal.SIGTERM)
@@ -240,7 +243,7 @@ class Place:
     def __init__(self, folder: Path, host: str, job: str, extra: str = "") -> None:
         self.folder = folder
         for name in ("inbox", "results"):
-            (folder / name).mkdir(parents=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
         self.inbox, self.results, self.state, self.root = (folder / n for n in ("inbox", "results", "state", "host"))
         self.config = folder / "mqi.toml"
         self.runs = folder / "runs"  # the job's own record of what was executed

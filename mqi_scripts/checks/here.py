@@ -2,13 +2,15 @@
 
 import fcntl
 import os
+import platform
 import shutil
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
-from mqi_scripts import profiles
+from mqi_scripts import __version__, profiles
 from mqi_scripts import words as w
 from mqi_scripts.checks import Probe, fail, gateway, odd, ok, warn
 from mqi_scripts.frame import cli
@@ -33,6 +35,21 @@ def site(path: str, of: config.Site) -> Iterator[Probe]:
     wanted = {"ssh": any(h.transport == "ssh" for h in of.hosts), "tar": any(h.transfer == "tar" for h in of.hosts)}
     if missing := [name for name, needed in wanted.items() if needed and not shutil.which(name)]:
         yield fail("programs here", f"missing: {', '.join(missing)}", "apt install openssh-client tar", w.Configuration)
+    yield versions()
+
+
+def versions() -> Probe:
+    """Of what the suite runs on here; each compute host tells its own."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    said = [f"mqi {__version__}", f"Python {platform.python_version()}"]
+    with suppress(PackageNotFoundError):
+        said.append(f"pydicom {version('pydicom')}")
+    for program, word in (("ssh", "-V"), ("systemctl", "--version")):
+        if shutil.which(program):
+            ran = run((program, word), seconds=10)
+            said.append((ran.out + ran.err).decode(errors="replace").partition("\n")[0].partition(",")[0])
+    return ok("versions", ", ".join(said))
 
 
 def state(of: config.Site) -> Probe:

@@ -81,9 +81,11 @@ def questions(where: Places, known: Mapping[str, Any], nodename: str) -> list[Qu
         *([] if not queue else [  # as --compute-host sets it up
             Question(f"hosts.{host}.pueue.command", "The program pueue there", "/usr/local/bin/pueue"),
             Question(f"hosts.{host}.pueue.config", "Its configuration file there", "/etc/pueue/pueue.yml"),
+            Question(f"hosts.{host}.groups", "Which of its groups are the GPUs', as shell patterns (blanks between)", ["gpu*"]),
         ]),
         Question("job.command", "The command that computes a case there, from $MQI_INPUT into $MQI_OUTPUT", None),
         Question("job.results", "Which of its files come back, below $MQI_OUTPUT (blanks between)", ["Dose/*_Dose.dcm"]),
+        Question("job.results_per_beam", "Of which there is one for each treatment beam", "Dose/*_Dose.dcm"),
     ]
 
 
@@ -92,7 +94,8 @@ def gather(known: dict[str, Any], where: Places, schema: Mapping[str, Any], exis
     schema's default, as in any mqi.toml; one that has none there has the question's. Raises Usage for what nobody said."""
     tables = merged(known)
     for question in questions(where, known, os.uname().nodename):
-        if question.key in flat(tables):
+        said = flat(tables)
+        if question.key in said or (question.key == "job.results_per_beam" and said.get("scan.profile") != "moqui-log"):
             continue
         value, rule = question.default, imported.rule(schema, question.key)
         if ask:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 # generated for people. user: without root, by systemd --user. prefix: "" or the folder that all of it is below.
 Places = NamedTuple("Places", [
     ("etc", str), ("units", str), ("bin", str), ("share", str), ("programs", str), ("inbox", str), ("results", str), ("state", str),
-    ("manager", tuple[str, ...]), ("user", bool), ("prefix", str),
+    ("backup", str), ("manager", tuple[str, ...]), ("user", bool), ("prefix", str),
 ])  # fmt: skip
 
 
@@ -21,11 +21,13 @@ def places(prefix: str, user: bool, environ: Mapping[str, str]) -> Places:
         state = environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
         return Places(
             f"{settings}/mqi", f"{settings}/systemd/user", f"{home}/.local/bin", share, f"{home}/.local/lib/mqi",
-            f"{home}/mqi/inbox", f"{home}/mqi/results", f"{state}/mqi", ("systemctl", "--user"), True, prefix,
+            f"{home}/mqi/inbox", f"{home}/mqi/results", f"{state}/mqi", f"{state}/mqi-backup",
+            ("systemctl", "--user"), True, prefix,
         )  # fmt: skip
     return Places(
         f"{prefix}/etc/mqi", f"{prefix}/etc/systemd/system", f"{prefix}/usr/local/bin", f"{prefix}/usr/local/share",
         f"{prefix}/opt/mqi", f"{prefix}/srv/mqi/inbox", f"{prefix}/srv/mqi/results", f"{prefix}/var/lib/mqi",
+        f"{prefix}/var/backups/mqi",
         ("systemctl", f"--root={prefix}") if prefix else ("systemctl",), False, prefix,
     )  # fmt: skip
 

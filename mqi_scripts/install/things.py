@@ -81,7 +81,7 @@ def difference(thing: Thing) -> str:  # noqa: PLR0911  # one answer for each kin
 
 
 def make(thing: Thing) -> None:
-    """Raises Configuration or OSError. Each can be made twice."""
+    """Only what `difference` found missing or other. Raises Configuration or OSError."""
     match thing:
         case Account(name, home):
             do("useradd", "--system", "--user-group", "--home-dir", home, "--shell", "/usr/sbin/nologin", name)
@@ -118,7 +118,7 @@ def ours(where: Places) -> Iterator[str]:
     """Every file and link on this gateway that mqi-init made, in whatever version; configuration and keys are the site's."""
     share = (f"{where.share}/{path}" for path in ("man/man[0-9]/mqi*", "bash-completion/completions/mqi*",
              "zsh/site-functions/_mqi*", "fish/vendor_completions.d/mqi*"))  # fmt: skip
-    for pattern in (f"{where.units}/mqi*", f"{where.units}/mqi*.d/*", f"{where.etc}/../logrotate.d/mqi", *share):
+    for pattern in (f"{where.units}/mqi*", f"{where.units}/mqi*.d/*", *share):
         for path in iglob(pattern):
             if os.path.isfile(path) and not os.path.islink(path) and is_marked(path):
                 yield os.path.normpath(path)

@@ -54,7 +54,7 @@ def files(where: Places, site: Site, config: str, account: str) -> list[File]:
         for name in sorted(names):
             path = os.path.normpath(os.path.join(where.units, os.path.relpath(os.path.join(folder, name), shipped())))
             with open(os.path.join(folder, name), encoding="utf-8") as file:
-                text = file.read().replace("/opt/mqi", where.programs)
+                text = file.read().replace("/opt/mqi", where.programs).replace("/var/backups/mqi", where.backup)
             made.append(File(path, marked(_for_user(text) if where.user else text, name)))
     local = _of_user(site, config) if where.user else _of_system(where, site, config, account)
     if local:
@@ -167,5 +167,6 @@ MQI_CONFIG={config}
 LC_ALL=C.UTF-8
 *  * * * *  {run}/mqi-tick 2>&1 | logger -t mqi-tick
 30 6 * * *  {run}/mqi-report
+0  4 * * 0  {run}/mqi-ledger backup {where.backup} 2>&1 | logger -t mqi-ledger
 0  5 * * 0  {run}/mqi-ledger verify 2>&1 | logger -t mqi-ledger
 """

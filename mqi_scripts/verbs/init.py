@@ -11,6 +11,7 @@ examples:
   mqi-init --import old.yaml                  what a predecessor's configuration becomes, key by key, then as above
   mqi-init --compute-host                     prints the commands for the far side
   mqi-init --bundle mqi.tar.gz                an archive for a gateway without network, made in a checkout
+  bin/mqi-init --upgrade                      this checkout's version in the place of the one in use
   mqi-init --remove                           takes away what it made
 """
 
@@ -21,11 +22,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.install import answers, bundle, completion, far, imported, keys, man, places, things, units
+from mqi_scripts.install import answers, bundle, completion, far, imported, keys, man, places, things, units, upgrade
 from mqi_scripts.install.sample import text as sample
 from mqi_scripts.install.things import Account, File, Folder, Gone, Key, Link, Settings, Thing, Timers
 from mqi_scripts.world import config
@@ -109,6 +111,7 @@ def everything(where: places.Places, site: config.Site, path: str, text: str, ac
     made: list[Thing] = [Account(account, site.state)] if account else []
     made += [Folder(where.etc, 0o755, "", False), Folder(site.state, 0o700, account, True)]
     made += [Folder(site.results, 0o750, account, False), Folder(site.inbox, 0o755, "", False)]
+    made += [Folder(where.backup, 0o700, account, True)]
     for identity in dict.fromkeys(host.identity for host in site.hosts if host.transport == "ssh" and host.identity):
         made += [Folder(os.path.dirname(identity), 0o700, account, identity.startswith(where.etc)), Key(identity, account)]
     made += [Settings(path, text)]
@@ -124,6 +127,8 @@ def everything(where: places.Places, site: config.Site, path: str, text: str, ac
 
 def done(where: places.Places, site: config.Site, path: str, wanted: Sequence[Thing], args: argparse.Namespace) -> int:
     """Show, do, and check; the exit code is that of mqi-check."""
+    if (old := upgrade.in_use(where)) and not args.upgrade:
+        raise w.Usage(f"{old} is in use, and this is {os.path.dirname(places.running())}: mqi-init --upgrade puts it in its place")
     plan = [(thing, what) for thing in wanted if (what := things.difference(thing))]
     strangers = keys.unknown(site.hosts)
     for what in summary(plan):
@@ -135,8 +140,15 @@ def done(where: places.Places, site: config.Site, path: str, wanted: Sequence[Th
     if args.dry_run:
         return 0
     agreed((plan or strangers), args)
-    for thing, _ in plan:
-        things.make(thing)
+    first = [thing for thing, _ in plan if isinstance(thing, Account | Folder)]  # a copy of the ledger needs its folder
+    with upgrade.stopped(where) if upgrade.in_use(where) else nullcontext():
+        for one in first:
+            things.make(one)
+        if upgrade.in_use(where):
+            for step in upgrade.switch(where, site.state, path, as_account(account_of(where, args))):
+                say(step)
+        for thing in [thing for thing, _ in plan if thing not in first]:
+            things.make(thing)
     if any(isinstance(thing, File) for thing, _ in plan) and places.runs(where):
         things.do(*where.manager, "daemon-reload")
     for host in strangers:
@@ -192,11 +204,15 @@ def say_what_is_left(where: places.Places, site: config.Site, path: str) -> None
         say("systemd does not run here: the timers start with the next boot; without systemd see mqi-init --print-crontab")
 
 
+def as_account(account: str) -> list[str]:
+    """The words before a command that is to run as the account of the programs."""
+    other = account and os.geteuid() == 0 and account != cli.user().split()[0]
+    return ["runuser", "-u", account, "--"] if other else []
+
+
 def checked(where: places.Places, path: str, account: str) -> int:
     """What mqi-check says, as the account that the programs run as."""
-    argv = [f"{where.programs}/current/bin/mqi-check", "--config", path]
-    if account and os.geteuid() == 0 and account != cli.user().split()[0]:
-        argv = ["runuser", "-u", account, "--", *argv]
+    argv = [*as_account(account), f"{where.programs}/current/bin/mqi-check", "--config", path]
     ran = things.ask(*argv, seconds=CHECK)
     sys.stdout.write(ran.out.decode(errors="replace"))
     sys.stderr.write(ran.err.decode(errors="replace"))
@@ -259,6 +275,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--print-crontab", action="store_true", help="print a file for cron, instead of timers")
     parse.add_argument("--bundle", metavar="FILE", help="write an archive that installs without a network; from a checkout")
     parse.add_argument("--python", action="append", default=[], metavar="VERSION", help="for --bundle (default 3.11, 3.12, 3.13)")
+    parse.add_argument("--upgrade", action="store_true", help="put this version in the place of the one in use, or go back")
     parse.add_argument("--remove", action="store_true", help="take away what mqi-init made")
     return parse
 

@@ -45,7 +45,11 @@ class Proxy:
             except OSError:
                 return  # closed
             self.sessions += 1
-            server = socket.create_connection(("127.0.0.1", self.target))
+            try:
+                server = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:  # nobody is there
+                client.close()
+                continue
             self.pairs += [client, server]
             for way, source, sink in ((UP, client, server), (DOWN, server, client)):
                 self.passed[self.sessions, way] = 0

@@ -9,7 +9,7 @@ from conftest import Pueued
 
 
 class Relay:
-    """On demand it loses a reply, kills who asked, asks another daemon, stops its own, or says nonsense."""
+    """On demand it loses a question or its reply, kills who asked, asks another daemon, stops its own, starts a task, or says nonsense."""
 
     def __init__(self, queue: Pueued) -> None:
         self.mode, self.command = queue.folder / "mode", queue.folder / "pueue"
@@ -17,9 +17,7 @@ class Relay:
         (queue.folder / "daemon").write_text(str(queue.daemon.pid if queue.daemon else 0))
         self.command.write_text(f"""#!/bin/sh
 mode=$(cat {self.mode})
-case "$mode $*" in
-lost*" add "*) # the task is added; then the whole remote session dies, as when the network does
-  {queue.command} "$@" >/dev/null
+die() {{ # the whole remote session, as when the network does
   : >{self.mode}
   up=$PPID
   while read -r line </proc/$up/stat && set -- ${{line##*) }} && [ "$2" -gt 1 ]; do
@@ -27,7 +25,19 @@ lost*" add "*) # the task is added; then the whole remote session dies, as when 
     up=$2
   done
   kill -9 $all
-  exit 1 ;;
+  exit 1
+}}
+case "$mode $*" in
+lost*" add "*) # the task is added, and nobody hears of it
+  {queue.command} "$@" >/dev/null
+  die ;;
+cut*" add "* | cut*" remove "*) die ;; # the task is not added, or not taken away
+start*" remove "*) # the task that shall go starts, and ends, in this very moment
+  : >{self.mode}
+  for id; do :; done
+  {queue.command} -c {queue.config} start "$id"
+  {queue.command} -c {queue.config} wait -q "$id"
+  {queue.command} -c {queue.config} status --json >{queue.folder}/seen ;;
 kill*" add "*) # the task is added; then the script dies on the gateway, which is this machine
   {queue.command} "$@" >/dev/null
   : >{self.mode}

@@ -46,7 +46,7 @@ def kill_everything(scripts: list[subprocess.Popen[bytes]], sshd: Sshd) -> int:
 def test_the_peers_table(row: str, tmp_path: Path, sshd: Sshd, pueued: Pueued, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = 20 if row.startswith("everything") else 3
     relay = Relay(pueued)
-    work = f'sleep {0.5 if jobs == 20 else 3}; cp "$MQI_INPUT/plan.txt" plan.out'
+    work = f'sleep {1 if jobs == 20 else 3}; cp "$MQI_INPUT/plan.txt" plan.out'
     text = host_text("ssh", "pueue", "scp", sshd, pueued).replace(f'"{pueued.command}"', f'"{relay.command}"')
     place = Place(tmp_path / "site", text, laws.job(tmp_path / "site", work))
     laws.plant(place)
@@ -66,7 +66,9 @@ def test_the_peers_table(row: str, tmp_path: Path, sshd: Sshd, pueued: Pueued, c
             place(program)
         if row.startswith("a reply"):
             relay.set("lost")
-            assert place("mqi-submit").code == 69
+            ran = place("mqi-submit")
+            assert ran.code == 69
+            assert "broke off" in ran.err
         elif row.startswith("the script"):
             relay.set("kill")
             script = begun(place, "mqi-submit")
@@ -78,9 +80,11 @@ def test_the_peers_table(row: str, tmp_path: Path, sshd: Sshd, pueued: Pueued, c
                 relay.set("empty")
                 place("mqi-poll")
                 assert relay.mode.read_text() == ""
+            assert {row["status"] for row in place.rows().values()} <= {"submitted", "running"}
     rows = place.until("completed")
     seconds = time.monotonic() - start
     assert len(rows) == jobs
+    assert {row["attempt"] for row in rows.values()} == {1} or not row.startswith("the queue's")
     assert len(place.executions()) == len({line.split()[0] for line in place.executions()}) == jobs
     assert laws.broken(place) == []
     for name in rows:

@@ -67,34 +67,6 @@ def labelled(pueued: Pueued, state: str) -> list[tuple[str, str]]:
 # --- what it says
 
 
-def test_a_reply_lost_after_the_add_makes_no_second_execution(tmp_path: Path, sshd: Sshd, pueued: Pueued, relay: Relay) -> None:
-    place = site(tmp_path, sshd, pueued, relay=relay)
-    for name in "abc":
-        place.case(name)
-    place("mqi-scan")
-    place("mqi-push")
-    relay.set("lost")
-    ran = place("mqi-submit")
-    assert ran.code == 69
-    assert "broke off" in ran.err
-    lawful(place)
-    assert len({line.split()[0] for line in place.executions()}) == 3
-
-
-def test_a_list_that_is_empty_once_decides_nothing(tmp_path: Path, sshd: Sshd, pueued: Pueued, relay: Relay) -> None:
-    place = site(tmp_path, sshd, pueued, 'sleep 3; cp "$MQI_INPUT/plan.txt" plan.out', relay)
-    with relay.another():
-        for name in "abc":
-            place.case(name)
-        for program in laws.LINE[:3]:
-            place(program)
-        relay.set("empty")
-        place("mqi-poll")
-        assert {row["status"] for row in place.rows().values()} <= {"submitted", "running"}
-        rows = lawful(place)
-        assert {row["attempt"] for row in rows.values()} == {1}
-
-
 NONSENSE = {
     "not JSON": "Nothing found", "a list": "[]", "a number": "1", "null": "null", "nothing": "", "no groups": '{"tasks":{}}', "cut off": '{"tasks":{"0":{"id":0,',
     "NaN": '{"tasks":{"0":{"id":NaN,"label":"mqi1:LABEL:1","status":"Queued","group":"gpu0"}},"groups":{"gpu0":{"status":"Running","parallel_tasks":1}}}',

@@ -1,7 +1,8 @@
 """A small faulty world in memory, in which the real core and the real submit and poll run, and the laws that must hold.
 
-`python -m sim FIRST COUNT` runs seeds and prints the first broken law with its story. Nothing here decides anything that the
-product decides: the far side below does what mqi-remote.sh and mqi-job.sh do, step by step, and faults fall in between.
+`python -m sim FIRST COUNT` runs seeds and prints the first broken law with its story, shrunk to the fewest steps that still break
+it. Nothing here decides anything that the product decides: the far side below does what mqi-remote.sh and mqi-job.sh do, step by
+step, and faults fall in between.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec, decide, order, wish
@@ -23,7 +26,24 @@ from mqi_scripts.world.ledger import State
 START = datetime(2026, 11, 24, tzinfo=UTC)
 WISHES = (wish.cancel, wish.cancel, wish.hold, wish.release)
 RETRIES = 5  # of one life: what people want does not end by itself
-TROUBLES = ("daemon", "daemon term", "wipe", "empty", "wrapper", "job", "term", "remove", "again", "pause", "change")
+TROUBLES = ("daemon", "daemon term", "wipe", "empty", "wrapper", "job", "term", "remove", "again", "pause", "change", "reboot", "stop", "outage",
+            "disk here", "disk there", "clock", "stranger", "relabel", "force")  # fmt: skip
+PACES = (1, 1, 5, 60, 720, 2880)  # minutes that a step of the world takes
+SKEWS = (10 * 1440, -3 * 365 * 1440, -60, 0)  # minutes that the gateway's clock is set by
+
+
+class Step(NamedTuple):
+    """One thing that happens in a life; its chances are its own, so that it is the same when others are left out."""
+
+    kind: str
+    seed: int
+    faulty: bool = True
+
+
+class Life(NamedTuple):
+    cases: int
+    pace: int
+    steps: tuple[Step, ...]
 
 
 class Crash(BaseException):
@@ -46,17 +66,18 @@ class Attempt:
 class Process:
     """A wrapper with its job: waits for the lock, claims, computes, writes its result."""
 
-    def __init__(self, key: str, number: int, task: int, exit_code: int, length: int) -> None:
-        self.key, self.number, self.task, self.exit, self.left = key, number, task, exit_code, length
+    def __init__(self, key: str, number: int, task: int, exit_code: int, length: int, slot: int) -> None:
+        self.key, self.number, self.task, self.exit, self.left, self.slot = key, number, task, exit_code, length, slot
         self.stage, self.wrapper, self.job, self.termed, self.waited = "lock", True, False, False, 0
 
 
 class World:
     """The compute host, its queue, and the inbox."""
 
-    def __init__(self, seed: int) -> None:
-        self.chance, self.story, self.faulty = random.Random(seed), [], True
-        self.clock, self.sources, self.published = 0, {}, set()
+    def __init__(self, life: Life) -> None:
+        self.chance, self.story, self.faulty = random.Random(0), [], True
+        self.clock, self.calmed, self.pace, self.skew, self.published = 0, 0, life.pace, 0, set()
+        self.sources = {f"c{n}": 1 for n in range(life.cases)}
         self.attempts: dict[tuple[str, int], Attempt] = {}
         self.locks: dict[str, Process] = {}
         self.processes: list[Process] = []
@@ -64,13 +85,17 @@ class World:
         self.groups, self.daemon, self.next_id, self.empty_once = {"gpu0": True, "gpu1": True}, True, 0, False
         self.executed: Counter[tuple[str, int]] = Counter()
         self.added: Counter[str] = Counter()
-        self.book, self.nested, self.retries = None, False, 0
+        self.book, self.nested, self.retries, self.running = Book(self), False, 0, ""
+        self.stopped, self.outage, self.full_here, self.full_there = False, 0, False, False
+        self.delayed: list[tuple[str, str]] = []  # adds that a stopped daemon has not read yet
+        self.strangers = set[str]()
+        self.given_up = set[tuple[str, int]]()  # attempts whose host somebody called gone for ever
 
     def tell(self, text: str) -> None:
         self.story.append(f"{self.clock:3} {text}")
 
     def now(self) -> str:
-        return codec.stamp(START + timedelta(minutes=self.clock))
+        return codec.stamp(START + timedelta(minutes=self.clock + self.skew))
 
     def maybe(self, odds: float) -> bool:
         return self.faulty and self.chance.random() < odds
@@ -81,21 +106,32 @@ class World:
             self.tell(f"-- SIGKILL at {where}")
             raise Crash(where)
         if not self.nested and self.maybe(0.06):
-            self.nested = True
+            name = self.chance.choice([*(one for one in SCRIPTS if one != self.running), "a person", "new data"])
+            self.nested, running = True, self.running
             try:
-                self.tell(f"-- at {where} the other script runs")
-                tick(self, "poll" if "submit" in where else "submit")
+                self.tell(f"-- at {where}: {name}")
+                if name == "a person":
+                    self.person()
+                elif name == "new data":
+                    self.sources[self.chance.choice(list(self.sources))] += 1
+                    tick(self, "scan" if running != "scan" else "submit")
+                else:
+                    tick(self, name)
             finally:
-                self.nested = False
+                self.nested, self.running = False, running
 
     # the host by itself
 
     def step(self) -> None:
-        self.clock += 1
+        self.clock += self.pace
+        self.outage = max(self.outage - 1, 0)
+        for task in self.tasks.values():  # a stranger's runs by itself
+            if task["state"] == "running" and task["job"] is None:
+                task["state"] = "ended" if self.chance.random() < 0.3 else "running"
         for group, running in self.groups.items():
             busy = sum(t["state"] == "running" and t["group"] == group for t in self.tasks.values())
             waiting = [i for i, t in self.tasks.items() if t["state"] == "waiting" and t["group"] == group]
-            if self.daemon and running and waiting and not busy:
+            if self.daemon and not self.stopped and running and waiting and not busy:
                 self.begin(waiting[0])
         for process in list(self.processes):
             self.advance(process)
@@ -106,9 +142,11 @@ class World:
     def begin(self, number: int) -> None:
         task = self.tasks[number]
         task["state"] = "running"
-        _, key, attempt = task["label"].split(":")
+        if task["job"] is None:
+            return
+        key, attempt = task["job"]
         code = 3 if self.chance.random() < 0.15 else 0
-        self.processes.append(Process(key, int(attempt), number, code, self.chance.randint(1, 4)))
+        self.processes.append(Process(key, attempt, number, code, self.chance.randint(1, 4), self.chance.choice((0, 0, 0, 1, 3))))
 
     def advance(self, p: Process) -> None:
         attempt = self.attempts.get((p.key, p.number))
@@ -117,7 +155,13 @@ class World:
             if attempt is None or attempt.claim != "none" or p.waited > 6:
                 self.leave(p)
             elif p.key not in self.locks:
-                self.locks[p.key], p.stage = p, "claim"
+                self.locks[p.key], p.stage = p, "slot"
+        elif p.stage == "slot":
+            p.slot -= 1
+            if attempt is None or attempt.claim != "none":
+                self.leave(p)
+            elif p.slot < 0:
+                p.stage = "claim"
         elif p.stage == "claim":
             if attempt is None or attempt.claim != "none":
                 self.leave(p)
@@ -133,7 +177,10 @@ class World:
             if p.left > 0:
                 return
             p.job = False
-            if p.wrapper and attempt:
+            if p.wrapper and attempt and self.full_there:
+                if self.chance.random() < 0.5:  # else there is room for nothing at all
+                    attempt.result = {"exit": "", "signal": "", "fault": "disk-full", "manifest": ""}
+            elif p.wrapper and attempt:
                 attempt.result = {"exit": str(p.exit), "signal": "TERM" if p.termed else "", "fault": "",
                                   "manifest": f"out-{p.key}-{p.number}-{attempt.digest}"}  # fmt: skip
                 self.tell(f"   attempt {p.key}:{p.number} wrote its result")
@@ -156,10 +203,12 @@ class World:
         self.tell(f"-- {kind}")
         processes = [p for p in self.processes if p.stage == "job"]
         p = self.chance.choice(processes) if processes else None
-        if kind in ("daemon", "daemon term", "wipe"):
-            if kind == "daemon term":
+        ours = [task for task in self.tasks.values() if task["state"] == "waiting" and task["job"]]
+        if kind in ("daemon", "daemon term", "wipe", "reboot"):
+            if kind in ("daemon term", "reboot"):
                 for process in list(self.processes):
                     self.leave(process)
+            self.stopped, self.delayed = False, []
             for task in self.tasks.values():
                 task["state"] = "ended" if task["state"] == "running" else task["state"]
                 if task["state"] == "waiting":
@@ -182,7 +231,26 @@ class World:
                 del self.tasks[number]
         elif kind == "again":
             for task in [t for t in self.tasks.values() if t["state"] == "ended"][:1]:
-                self.enqueue(task["label"], task["group"])
+                self.enqueue(task["label"], task["group"], task["job"])
+        elif kind == "stop":
+            self.stopped = self.daemon
+        elif kind == "outage":
+            self.outage = self.chance.choice((3, 10, 60))
+        elif kind == "disk here":
+            self.full_here = True
+        elif kind == "disk there":
+            self.full_there = True
+        elif kind == "clock":
+            self.skew = self.chance.choice(SKEWS)
+        elif kind == "stranger" and self.book.all:
+            case = self.chance.choice(list(self.book.all.values()))
+            label = f"mqi1:{case.key}:{case.attempt + self.chance.randint(0, 1)}"
+            self.strangers.add(label)
+            self.enqueue(label, self.chance.choice(list(self.groups)), None)
+        elif kind == "relabel" and ours:
+            ours[0]["label"] = "mqi1:somebody:1"
+        elif kind == "force" and ours and self.daemon and not self.stopped:
+            self.begin(next(number for number, task in self.tasks.items() if task is ours[0]))
         elif kind == "pause":
             self.groups[self.chance.choice(list(self.groups))] = False
         elif kind == "change":
@@ -194,22 +262,30 @@ class World:
         if not self.book.all:
             return
         case, of = self.chance.choice(list(self.book.all.values())), self.chance.choice((*WISHES, wish.retry))
+        of = wish.retry if self.outage and self.chance.random() < 0.5 else of
         if of is wish.retry and self.retries > RETRIES:
             return
+        gone = {"host_is_gone": True} if of is wish.retry and self.outage and case.open else {}
         try:
-            events = of(case, "because", "kim", self.now())
+            events = of(case, "because", "kim", self.now(), **gone)
         except w.Usage:
             return
-        self.tell(f"-- {of.__name__} {case.key}")
+        self.tell(f"-- {of.__name__} {case.key}{', its host is gone' if gone else ''}")
         self.retries += of is wish.retry
-        self.book.append(events)
+        with suppress(w.Disk):
+            self.book.append(events)
 
-    def enqueue(self, label: str, group: str) -> None:
-        self.tasks[self.next_id] = {"label": label, "group": group, "state": "waiting"}
+    def enqueue(self, label: str, group: str, job: tuple[str, int] | None) -> None:
+        self.tasks[self.next_id] = {"label": label, "group": group, "state": "waiting", "job": job}
         self.next_id += 1
 
     def heal(self) -> None:
-        self.daemon = True
+        self.daemon, self.stopped, self.outage, self.full_here, self.full_there = True, False, 0, False, False
+        for label, group in self.delayed:
+            _, key, number = label.split(":")
+            self.enqueue(label, group, (key, int(number)))
+            self.tell(f"   {label} is added late to {group}")
+        self.delayed = []
         self.groups = dict.fromkeys(self.groups, True)
 
 
@@ -226,7 +302,7 @@ class Host:
         world = self.world
         self.reach("look")
         tasks = None
-        if world.daemon and not world.maybe(0.05):
+        if world.daemon and not world.stopped and not world.maybe(0.05):
             tasks = tuple(w.Task(str(i), t["label"], t["group"], t["state"]) for i, t in world.tasks.items())
             if world.empty_once:
                 tasks, world.empty_once = (), False
@@ -246,7 +322,11 @@ class Host:
     def submit(self, job, revoke, adds, look, head):
         world = self.world
         self.reach("submit")
+        if world.full_there and world.chance.random() < 0.8:
+            raise w.Disk("far: could not write there")
         for key, number in revoke:
+            if world.full_there:
+                continue
             attempt = world.attempts.setdefault((key, number), Attempt("", ""))
             if attempt.claim == "none":
                 attempt.claim = "revoked"
@@ -257,21 +337,27 @@ class Host:
         made = []
         for add in adds:
             label = f"mqi1:{add.key}:{add.attempt}"
-            known = any(t["label"] == label for t in world.tasks.values()) or not world.daemon
+            known = any(t["label"] == label for t in world.tasks.values()) or not world.daemon or world.stopped or world.full_there
             if (add.key, add.attempt) not in world.attempts and (add.key, add.digest) in world.published and not known:
                 world.attempts[add.key, add.attempt] = Attempt(add.digest, add.group)
                 made.append(add)
         for add in made:
             world.point("submit, between folder and add")
+            world.stopped = world.stopped or (world.daemon and world.maybe(0.03))
             if world.daemon and not world.maybe(0.05):
                 label = f"mqi1:{add.key}:{add.attempt}"
-                world.enqueue(label, add.group)
+                if world.stopped:
+                    world.delayed.append((label, add.group))
+                else:
+                    world.enqueue(label, add.group, (add.key, add.attempt))
                 world.added[label] += 1
                 world.tell(f"   {label} is added to {add.group}")
                 if world.added[label] > 1:
                     raise Broken("one add an attempt", label)
         world.point("submit, before the look")
-        return self.look(look)
+        seen = self.look(look)
+        self.reach("the reply to submit")
+        return seen
 
     def end(self, why, grace, wanted, head):
         world = self.world
@@ -279,7 +365,7 @@ class Host:
         for key, number in wanted:
             for p in [p for p in world.processes if p.stage == "job" and (p.key, p.number) == (key, number)]:
                 attempt = world.attempts[key, number]
-                attempt.ending = attempt.ending or why
+                attempt.ending = attempt.ending or ("" if world.full_there else why)
                 world.point("end, between why and TERM")
                 if p not in world.processes:
                     continue
@@ -289,7 +375,7 @@ class Host:
                 world.tell(f"   {key}:{number} is ended: {why}")
 
     def reach(self, what: str) -> None:
-        if self.world.maybe(0.06):
+        if self.world.outage or self.world.maybe(0.06):
             raise w.Unreachable(f"no way to the host for {what}")
 
 
@@ -306,6 +392,8 @@ class Book:
 
     def append(self, events):
         self.world.point("append, before the write")
+        if self.world.full_here:
+            raise w.Disk("the ledger's disk is full")
         stored = []
         for event in events:
             try:
@@ -316,6 +404,8 @@ class Book:
             self.witness(event)
             if case.status == w.CANCELLED and event.case in self.all and self.all[event.case].status != w.CANCELLED:
                 self.witness_end(case)
+            if isinstance(event, w.Retried) and event.host_is_gone:  # and yet it may come back
+                self.world.given_up.add((event.case, case.attempt))
             self.all[event.case] = case
             self.log.append(codec.to_dict(event))
             stored.append(event)
@@ -326,8 +416,9 @@ class Book:
 
     def witness_end(self, case: w.Case) -> None:
         """Law: a case is cancelled when nothing of it runs, or can start."""
-        attempts = {number: attempt.claim for (key, number), attempt in self.world.attempts.items() if key == case.key}
-        if any(p.key == case.key and p.job for p in self.world.processes) or "none" in attempts.values():
+        world, given_up = self.world, self.world.given_up
+        attempts = {n: attempt.claim for (key, n), attempt in world.attempts.items() if key == case.key and (key, n) not in given_up}
+        if any(p.key == case.key and p.job and (p.key, p.number) not in given_up for p in world.processes) or "none" in attempts.values():
             raise Broken("cancelled is said when nothing runs or can start", f"{case.key} {attempts}")
 
     def witness(self, event) -> None:
@@ -340,16 +431,16 @@ class Book:
         true = {
             w.Interrupted: lambda: begun and not exits and not alive,
             w.Succeeded: lambda: exits == "0",
-            w.Failed: lambda: exits not in ("", "0") or "interrupted" in event.reason or event.phase == "results",
+            w.Failed: lambda: exits not in ("", "0") or attempt.result.get("fault") or "interrupted" in event.reason or event.phase == "results",
             w.Revoked: lambda: attempt and attempt.claim == "revoked",
             w.Started: lambda: begun,
-            w.Submitted: lambda: attempt is not None,
+            w.Submitted: lambda: attempt is not None or f"mqi1:{name}" in self.world.strangers,
         }.get(type(event), lambda: True)
         if not true():
             raise Broken("a verdict needs its witness", f"{type(event).__name__} {name}")
         if isinstance(event, w.Submitting) and any(p.key == event.case and p.job for p in self.world.processes):
             running = [p.number for p in self.world.processes if p.key == event.case and p.job]
-            if event.attempt not in running:
+            if event.attempt not in running and not all((event.case, number) in self.world.given_up for number in running):
                 raise Broken("no successor while an attempt lives", name)
 
 
@@ -384,8 +475,13 @@ class Run:
 
 def tick(world: World, name: str) -> None:
     """One run of one script."""
-    run, host = Run(world), Host(world)
-    cases = list(world.book.state().open.values())
+    run, world.running = Run(world), name
+    with run.isolated():
+        script(world, run, name)
+
+
+def script(world: World, run: Run, name: str) -> None:
+    host, cases = Host(world), list(world.book.state().open.values())
     if name == "scan":
         for key, version in world.sources.items():
             sight = decide.Sight(key, (), f"{key}-v{version}", 1, 1, "changed", "", {})
@@ -398,13 +494,10 @@ def tick(world: World, name: str) -> None:
                 world.point("push, published")
                 run.record([w.Pushed(case.key, world.now(), "far", case.digest)])
     elif name == "submit":
-        with run.isolated():
-            submit_verb.submit(run, host, [case for case in cases if case.status in (w.PUSHED, w.SUBMITTED)])
+        submit_verb.submit(run, host, [case for case in cases if case.status in (w.PUSHED, w.SUBMITTED)])
     elif name == "poll":
-        mine = [case for case in cases if case.open and case.status in (w.PUSHED, w.SUBMITTED, w.RUNNING)]
-        if mine:
-            with run.isolated():
-                poll_verb.poll(run, host, mine)
+        if mine := [case for case in cases if case.open and case.status in (w.PUSHED, w.SUBMITTED, w.RUNNING)]:
+            poll_verb.poll(run, host, mine)
     elif name == "fetch":
         fetch(world, run, [case for case in cases if case.status == w.COMPUTED])
 
@@ -427,34 +520,67 @@ def fetch(world: World, run: Run, cases: list[w.Case]) -> None:
 SCRIPTS = ("scan", "push", "submit", "poll", "fetch")
 
 
-def simulate(seed: int) -> World:
-    """One faulty life of a small site, then calm; raises Broken with the world's story in args."""
-    world = World(seed)
-    world.book = Book(world)
-    world.sources = {f"c{n}": 1 for n in range(world.chance.randint(1, 4))}
+def life(seed: int) -> Life:
+    chance, kinds = random.Random(seed), []
+    cases, pace = chance.randint(1, 4), chance.choice(PACES)
+    for _ in range(chance.randint(20, 60)):
+        roll = chance.random()
+        kinds.append("trouble" if roll < 0.12 else "heal" if roll < 0.2 else "person" if roll < 0.27 else "step" if roll < 0.55 else chance.choice(SCRIPTS))
+    return Life(cases, pace, tuple(Step(kind, chance.getrandbits(32)) for kind in kinds))
+
+
+def live(one: Life) -> World:
+    """A faulty life of a small site, then calm; raises Broken with the world's story."""
+    world = World(one)
     try:
-        for _ in range(world.chance.randint(20, 60)):
-            roll = world.chance.random()
-            if roll < 0.12:
-                world.trouble()
-            elif roll < 0.2:
-                world.heal()
-            elif roll < 0.27:
-                with suppress(Crash):
-                    world.person()
-            elif roll < 0.55:
-                world.step()
-            else:
-                try:
-                    tick(world, world.chance.choice(SCRIPTS))
-                except Crash:
-                    continue
+        for step in one.steps:
+            world.chance, world.faulty = random.Random(step.seed), step.faulty
+            with suppress(Crash):
+                if step.kind in SCRIPTS:
+                    tick(world, step.kind)
+                else:
+                    getattr(world, step.kind)()
+        world.chance, world.calmed = random.Random(0), world.clock
         calm(world)
         judge(world)
     except Broken as error:
         error.story = world.story
         raise
     return world
+
+
+def shrunk(one: Life, error: Broken, tries: int = 5000) -> tuple[Life, Broken]:
+    """The shortest life found that breaks the same law: with fewer cases, without steps, in halves, then singly, and without their
+    faults; again until nothing more can be left out."""
+
+    def breaks(fewer: Life) -> bool:
+        nonlocal one, error, tries
+        tries -= 1
+        try:
+            live(fewer) if tries > 0 else None
+        except Broken as found:
+            if found.law == error.law:
+                one, error = fewer, found
+                return True
+        return False
+
+    before = None
+    while one != before:
+        before = one
+        for cases in range(1, one.cases):
+            if breaks(one._replace(cases=cases)):
+                break
+        size = len(one.steps)
+        while size:
+            at = 0
+            while at < len(one.steps):
+                if not breaks(one._replace(steps=one.steps[:at] + one.steps[at + size :])):
+                    at += size
+            size //= 2
+        for at, step in enumerate(one.steps):
+            if step.faulty:
+                breaks(one._replace(steps=(*one.steps[:at], step._replace(faulty=False), *one.steps[at + 1 :])))
+    return one, error
 
 
 OVER = (w.COMPLETED, w.FAILED, w.HELD, w.CANCELLED)
@@ -501,13 +627,26 @@ def judge(world: World) -> None:
 
 
 def main(first: int, count: int) -> int:
+    days = []
     for seed in range(first, first + count):
+        one = life(seed)
         try:
-            simulate(seed)
+            days.append(live(one).calmed / 1440)
         except Broken as error:
-            sys.stdout.write("\n".join([*error.story, f"LAW {error.law}", f"seed {seed}: {error}"]) + "\n")
+            one, error = shrunk(one, error)
+            sys.stdout.write("\n".join([*told(seed, one, error)]) + "\n")
             return 1
+    sys.stdout.write(f"{count} lives, {sum(days):.0f} days under faults, {sum(day >= 30 for day in days)} of 30 days or more, the longest of {max(days):.0f} days\n")
     return 0
+
+
+def told(seed: int, one: Life, error: Broken) -> Iterator[str]:
+    """A story for a person: what happened, the law that it broke, the steps that it takes."""
+    yield "minute: what happened (-- a fault, or a person; from == on nothing fails)"
+    yield from error.story
+    yield f"LAW {error.law}"
+    yield f"seed {seed}, {len(one.steps)} steps: {error}"
+    yield f"steps (! with faults in it): {' '.join(step.kind + '!' * step.faulty for step in one.steps) or 'none but the calm'}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -16,10 +17,9 @@ from mqi_scripts.pure.evolve import evolve
 
 def life(seed: int) -> Counter:
     """One life with a loss in its middle: what the ledger was told anew. Raises sim.Broken with its story."""
-    world = sim.World(seed)
-    world.book = sim.Book(world)
-    world.sources = {f"c{n}": 1 for n in range(world.chance.randint(1, 4))}
-    told = Counter()
+    chance, told = random.Random(seed), Counter()
+    world = sim.World(sim.Life(chance.randint(1, 4), chance.choice(sim.PACES), ()))
+    world.chance = chance
     try:
         live(world, world.chance.randint(10, 60))
         told += lose(world)
@@ -68,6 +68,7 @@ def lose(world: sim.World) -> Counter:
 
 def tell_anew(world: sim.World, keys: list[str]) -> Counter:
     """What care.rebuild does, with the world's attempts and results."""
+    world.full_here, world.outage = False, 0  # who tells it anew sees to that first
     was, world.faulty, world.nested = world.faulty, False, True
     look, seen, proofs = sim.Host(world).look(list(world.attempts)), {}, {}
     for key, number in world.attempts:

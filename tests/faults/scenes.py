@@ -150,6 +150,7 @@ class Bench:
         self.settle()
         hit = bool(landed())
         self.taps.clear()
+        odd += laws.nothing_half(self.place)
         if "Traceback" in ran.err or ran.code == 70:
             odd.append(f"{scene.script} ended with {ran.code}: {ran.err}")
         for tick in range(1, TICKS + 1):

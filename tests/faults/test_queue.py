@@ -12,49 +12,15 @@ from typing import Any
 import laws
 import pytest
 from conftest import Place, Pueued, Sshd, host_text, queueing
+from relay import Relay
 
 SLOW = 'sleep 0.2; cp "$MQI_INPUT/plan.txt" plan.out'
 GATED = 'until [ -e "$MQI_INPUT/../../../../go" ]; do sleep 0.1; done; cp "$MQI_INPUT/plan.txt" plan.out'  # <site>/go
 SLOWER = 'sleep 2; cp "$MQI_INPUT/plan.txt" plan.out'
 
 
-class Relay:
-    """A pueue client in front of the real one, which on demand loses a reply, asks another daemon, stops its own, or says nonsense."""
-
-    def __init__(self, queue: Pueued) -> None:
-        self.mode, self.command = queue.folder / "mode", queue.folder / "pueue"
-        self.set("")
-        self.command.write_text(f"""#!/bin/sh
-mode=$(cat {self.mode})
-case "$mode $*" in
-lost*" add "*) # the task is added; then the whole remote session dies, as when the network does
-  {queue.command} "$@" >/dev/null
-  : >{self.mode}
-  up=$PPID
-  while read -r line </proc/$up/stat && set -- ${{line##*) }} && [ "$2" -gt 1 ]; do
-    case $(tr '\\0' ' ' </proc/$up/cmdline) in *"sh -s"*) all="$up $all" ;; esac
-    up=$2
-  done
-  kill -9 $all
-  exit 1 ;;
-empty*status*) : >{self.mode}; exec {queue.command} -c {queue.folder}/other/c.yml status --json ;;
-stop*" add "*) : >{self.mode}; kill -STOP "$(cat {queue.folder}/daemon)" ;;
-say*status*) cat {queue.folder}/says; exit ;;
-gigabyte*status*) head -c 1000000000 /dev/zero | tr '\\0' x; exit ;;
-esac
-exec {queue.command} "$@"
-""")
-        self.command.chmod(0o755)
-
-    def set(self, mode: str, says: str = "") -> None:
-        (self.mode.parent / "says").write_text(says)
-        self.mode.write_text(mode)
-
-
 @pytest.fixture
 def relay(pueued: Pueued) -> Relay:
-    assert pueued.daemon
-    (pueued.folder / "daemon").write_text(str(pueued.daemon.pid))
     return Relay(pueued)
 
 
@@ -99,40 +65,6 @@ def labelled(pueued: Pueued, state: str) -> list[tuple[str, str]]:
 
 
 # --- what it says
-
-
-def test_a_reply_lost_after_the_add_makes_no_second_execution(tmp_path: Path, sshd: Sshd, pueued: Pueued, relay: Relay) -> None:
-    place = site(tmp_path, sshd, pueued, relay=relay)
-    for name in "abc":
-        place.case(name)
-    place("mqi-scan")
-    place("mqi-push")
-    relay.set("lost")
-    ran = place("mqi-submit")
-    assert ran.code == 69
-    assert "broke off" in ran.err
-    lawful(place)
-    assert len({line.split()[0] for line in place.executions()}) == 3
-
-
-def test_a_list_that_is_empty_once_decides_nothing(tmp_path: Path, sshd: Sshd, pueued: Pueued, relay: Relay) -> None:
-    (pueued.folder / "other").mkdir()
-    other = Pueued(pueued.folder / "other")
-    other.start()
-    try:
-        other.groups(gpu0=1, gpu1=1)
-        place = site(tmp_path, sshd, pueued, 'sleep 3; cp "$MQI_INPUT/plan.txt" plan.out', relay)
-        for name in "abc":
-            place.case(name)
-        for program in laws.LINE[:3]:
-            place(program)
-        relay.set("empty")
-        place("mqi-poll")
-        assert {row["status"] for row in place.rows().values()} <= {"submitted", "running"}
-        rows = lawful(place)
-        assert {row["attempt"] for row in rows.values()} == {1}
-    finally:
-        other.stop()
 
 
 NONSENSE = {

@@ -1,7 +1,7 @@
 """The words of the suite: case, event, attempt, task, group, and the errors. Immutable values only."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 HELD, FOUND, PUSHED, SUBMITTED, RUNNING = "held", "found", "pushed", "submitted", "running"
 COMPUTED, COMPLETED, FAILED, CANCELLED = "computed", "completed", "failed", "cancelled"
@@ -15,10 +15,19 @@ ID = 12  # hex digits of a key that people type and reports show
 
 
 class Failure(Exception):
-    """An expected trouble: its text names the thing, the reason and the next command; `code` is the exit code."""
+    """An expected trouble: its text names the thing, the reason and the next command; `code` is the exit code.
+
+    host: the compute host that is to be left alone for it, if any. until: when that host is tried again, or what must change first.
+    """
 
     code = 70
     category = "system"
+    host = ""
+    until = ""
+
+    def of(self, host: str, category: str = "") -> Self:
+        self.host, self.category = host, category or self.category
+        return self
 
 
 class Usage(Failure):
@@ -69,6 +78,8 @@ Reason = NamedTuple("Reason", [("code", str), ("place", str), ("text", str)])
 # manifest. One line each: this is a vocabulary.
 Opened = NamedTuple("Opened", [("case", str), ("at", str), ("id", str)])  # the ledger was made; `id` salts every key
 Rooted = NamedTuple("Rooted", [("case", str), ("at", str), ("host", str), ("root", str)])  # a root is used for the first time
+# a person lets cases go to a group again in which one after the other had failed
+Reopened = NamedTuple("Reopened", [("case", str), ("at", str), ("host", str), ("group", str), ("reason", str), ("who", str)])
 
 
 class Found(NamedTuple):
@@ -198,7 +209,7 @@ Lost = NamedTuple("Lost", [("case", str), ("at", str), ("upto", int), ("digest",
 Event = (
     Opened | Rooted | Found | Held | Released | Changed | Stale | Gone | Back | Pushed | Submitting | Submitted
     | Missing | Revoked | Started | Succeeded | Failed | Interrupted | Cancelled | Completed | Repaired | Chosen | Salvaged
-    | Prioritized | Asked | Lifted | Retried | Noted | Recovered | Lost
+    | Prioritized | Asked | Lifted | Retried | Noted | Recovered | Lost | Reopened
 )  # fmt: skip
 
 

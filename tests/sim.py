@@ -17,8 +17,8 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from mqi_scripts import words as w
-from mqi_scripts.pure import codec, decide, order, wish
-from mqi_scripts.pure.evolve import evolve
+from mqi_scripts.pure import codec, decide, order, place, wish
+from mqi_scripts.pure.evolve import evolve, streak
 from mqi_scripts.verbs import poll as poll_verb
 from mqi_scripts.verbs import submit as submit_verb
 from mqi_scripts.world.ledger import State
@@ -385,10 +385,12 @@ class Book:
     def __init__(self, world: World) -> None:
         self.world, self.log, self.acknowledged, self.refused = world, [], [], []
         self.all: dict[str, w.Case] = {}
+        self.failed: dict[str, list[str]] = {}  # a person's release of a group empties its row
 
     def state(self) -> State:
         opened = {key: case for key, case in self.all.items() if case.status not in w.CLOSED}
-        return State("ledger", w.Head(len(self.log), "0" * 64), "", 0, {"far": "/"}, opened, {}, sum(record["type"] == "submitting" for record in self.log))
+        return State("ledger", w.Head(len(self.log), "0" * 64), "", 0, {"far": "/"}, opened, {}, sum(record["type"] == "submitting" for record in self.log),
+                     self.failed)  # fmt: skip
 
     def append(self, events):
         self.world.point("append, before the write")
@@ -406,7 +408,8 @@ class Book:
                 self.witness_end(case)
             if isinstance(event, w.Retried) and event.host_is_gone:  # and yet it may come back
                 self.world.given_up.add((event.case, case.attempt))
-            self.all[event.case] = case
+            self.all[event.case], group = case, f"{case.host}/{case.group}"
+            self.failed[group] = streak(self.failed.get(group, ()), case, event)
             self.log.append(codec.to_dict(event))
             stored.append(event)
             self.world.tell(f"{type(event).__name__.lower()} {event.case}:{getattr(event, 'attempt', '')}")
@@ -448,11 +451,11 @@ class Run:
     """frame.cli.Run's face."""
 
     args = SimpleNamespace(dry_run=False, jsonl=True, case=[])
-    site = SimpleNamespace(job=SimpleNamespace(time_limit=1e6, progress="", results=("*",), groups={}),
-                           retry=SimpleNamespace(interrupted=3), schedule=order.Schedule("strict", 600.0, 3600.0))  # fmt: skip
+    site = SimpleNamespace(job=SimpleNamespace(time_limit=1e6, progress="", results=("*",), groups={}, silent_limit=0, silent_end=False),
+                           retry=SimpleNamespace(interrupted=3), breaker=SimpleNamespace(jobs=1), schedule=order.Schedule("strict", 600.0, 3600.0))  # fmt: skip
 
     def __init__(self, world: World) -> None:
-        self.world, self.book, self.note, self.now, self.code = world, world.book, {"waits": {}, "progress": {}}, world.now, 0
+        self.world, self.book, self.note, self.now, self.code = world, world.book, {"waits": {}, "progress": {}, "logs": {}}, world.now, 0
 
     def say(self, text: str) -> None:
         return None
@@ -592,6 +595,9 @@ def calm(world: World) -> None:
     world.tell("== calm")
     for _ in range(80):
         world.heal()
+        if place.broken(world.book.failed, "far", Run.site.breaker.jobs):
+            world.tell("-- a person releases the groups")
+            world.book.failed.clear()
         for name in SCRIPTS:
             tick(world, name)
         world.step()

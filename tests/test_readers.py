@@ -12,6 +12,7 @@ from conftest import need
 
 from mqi_scripts import words as w
 from mqi_scripts.pure import readers
+from mqi_scripts.verbs import poll
 from mqi_scripts.world.host import FAR
 
 DATA = Path(__file__).parent / "data"
@@ -192,4 +193,4 @@ def test_manifests_of_nobody_are_refused(line: str) -> None:
     ],
 )  # fmt: skip
 def test_progress_is_read_from_the_log(tail: str, pattern: str, expected: tuple[str, str]) -> None:
-    assert readers.progress(tail, pattern) == expected
+    assert poll.progress(tail, pattern) == expected

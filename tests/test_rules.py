@@ -88,7 +88,7 @@ def test_every_status_meets_every_event(status: str, event: str, expected: str) 
 
 def test_the_table_has_every_status_and_every_event() -> None:
     assert {row.split()[0].replace("-", " ") for row in TABLE.strip().splitlines()} == set(CASES)
-    ledger_only = {"opened", "rooted", "repaired", "lost"}
+    ledger_only = {"opened", "rooted", "repaired", "lost", "reopened"}
     assert {type(event).__name__.lower() for event in EVENTS.values()} | ledger_only == set(codec.TYPES)
 
 

@@ -94,7 +94,7 @@ def _fold(story: Story, record: Mapping[str, Any]) -> str:
             story.roots[event.host] = event.root
         elif isinstance(event, w.Lost):
             story.lost.append((story.head.seq + 1, event.upto, event.why))
-        elif not isinstance(event, w.Repaired):
+        elif not isinstance(event, w.Repaired | w.Reopened):
             story.cases[event.case] = evolve(story.cases.get(event.case), event)
             if isinstance(event, CONTENT) and re.fullmatch(DIGEST, digest := event.digest.partition("+")[0]):
                 story.manifests.add((event.case, digest))

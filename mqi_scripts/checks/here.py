@@ -14,8 +14,8 @@ from mqi_scripts import __version__, profiles
 from mqi_scripts import words as w
 from mqi_scripts.checks import Probe, fail, gateway, odd, ok, warn
 from mqi_scripts.frame import cli
-from mqi_scripts.pure import codec
-from mqi_scripts.world import config, files, folder
+from mqi_scripts.pure import codec, place, retry
+from mqi_scripts.world import config, files, folder, outage
 from mqi_scripts.world.ledger import Ledger, State
 from mqi_scripts.world.run import run
 
@@ -154,11 +154,28 @@ def scripts(of: config.Site, runs: list[str]) -> Iterator[Probe]:
     yield from gateway.scripts(notes, units(), runs, datetime.now(UTC), idle)
 
 
+def left_alone(of: config.Site, host: str) -> Iterator[Probe]:
+    """For which trouble the timers leave that compute host alone now."""
+    now = codec.stamp(datetime.now(UTC))
+    met = [failure for name in gateway.SCRIPTS if (failure := outage.fresh(of, host, name, now))]
+    for failure in {str(failure): failure for failure in met}.values():
+        when = f"when {retry.CHANGE}" if failure.until == retry.CHANGE else f"at {failure.until[:19]}Z"
+        yield warn("left alone", f"the timers try it again {when}: {failure}", "a run by hand tries at once: mqi-tick")
+
+
 def waiting(of: config.Site, now: State) -> Iterator[Probe]:
     why: dict[str, list[str]] = {}
     for name in gateway.SCRIPTS:
         why |= files.read_note(os.path.join(of.state, "health", f"{name}.json")).get("waits", {})
     yield from gateway.waiting(now.open.values(), why, datetime.now(UTC))
+
+
+def broken(of: config.Site, now: State) -> Iterator[Probe]:
+    """Groups that get no more of ours, because too many cases failed there in a row."""
+    for host in of.hosts:
+        for group, text in place.broken(now.failed, host.name, of.breaker.jobs).items():
+            found, _, fix = text.partition(": ")
+            yield warn(f"group {group} of {host.name}", found, fix)
 
 
 def units() -> dict[str, tuple[str, str]]:

@@ -41,6 +41,8 @@ def _job(site: Site) -> Iterator[tuple[str, str]]:
     if profile == "moqui-log" and not job.results_per_beam:
         yield ("job.results_per_beam is not set: a result without the dose of every beam is completed",
                'job.results_per_beam = "Dose/*_Dose.dcm"')  # fmt: skip
+    if job.silent_end and not job.silent_limit:
+        yield 'job.silent_end without job.silent_limit: no job is ever called silent', 'job.silent_limit = "2h"'
     if job.time_limit > LONG:
         yield (f"job.time_limit is {span(job.time_limit)}: a job that hangs keeps its slot for so long",
                'job.time_limit = "24h", or a few times the longest case')  # fmt: skip

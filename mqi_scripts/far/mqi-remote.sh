@@ -102,9 +102,9 @@ do_look() { # [KEY ATTEMPT]...
     look_one "$1" "$2"
     shift 2
   done
+  printf '%s' "$logs" | xargs -r stat -c 'log	%s	%n' 2>/dev/null
   say logs
-  # shellcheck disable=SC2086 # paths of ours, without blanks
-  printf '%s\n' $logs | xargs -r tail -v -c 600 2>/dev/null
+  printf '%s' "$logs" | xargs -r tail -v -c 600 2>/dev/null
   echo
 }
 

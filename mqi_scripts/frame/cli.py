@@ -12,10 +12,11 @@ from typing import Any
 from mqi_scripts import __version__
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec, tables
-from mqi_scripts.world import config, files, lock
+from mqi_scripts.world import config, files, lock, outage
 from mqi_scripts.world.ledger import Ledger
 
 Work = Callable[["Run"], None]
+TIMER = "MQI_TIMER"  # set in the environment by the units and by the crontab, and by nobody else
 
 
 class Run:
@@ -58,18 +59,20 @@ class Run:
         self.say(str(error))
         self.trouble.append(str(error))
         self.code = max(self.code, error.code)
-        self.waits(cases, str(error), error.category)
+        until = outage.met(self.site, error, self.name, self.now()) if error.host and not self.args.dry_run else error.until
+        self.waits(cases, str(error), error.category, until)
 
-    def waits(self, cases: Sequence[w.Case], why: str, category: str) -> None:
-        """Why these stand where they stand, for the report."""
-        self.note["waits"].update({case.key: (case.status, why, category) for case in cases})
+    def waits(self, cases: Sequence[w.Case], why: str, category: str, until: str = "") -> None:
+        """Why these stand where they stand, for the report, and what the next try waits for."""
+        self.note["waits"].update({case.key: (case.status, why, category, until) for case in cases})
 
     def heard(self, host: str, look: w.Look) -> None:
         """What a look tells of trouble there."""
         for note in look.notes:
             self.say(f"{host}: {note}")
         if look.trouble:
-            self.failed(w.Unreachable(f"the queue of {host} does not answer: {look.trouble}. See: mqi-check"))
+            text = f"the queue of {host} does not answer: {look.trouble}. See: mqi-check"
+            self.failed(w.Unreachable(text).of(host, w.Failure.category))
 
     def chosen(self, *statuses: str) -> list[w.Case]:
         """The cases to work on: those named on the command line or stdin, else all that are due."""
@@ -91,7 +94,8 @@ class Run:
                 yield from filter(None, [str(record.get("case") or record.get("case_id") or "")])
 
     def on_hosts(self, due: Sequence[w.Case], act: Callable[["Run", Any, list[w.Case]], None]) -> None:
-        """act(run, host, its cases) for each Host that has some; one host's trouble does not stop the rest."""
+        """act(run, host, its cases) for each Host that has some; one host's trouble does not stop the rest. What a timer starts
+        leaves a host alone that failed, until its next try; a person's run always tries."""
         from mqi_scripts.world.host import hosts  # noqa: PLC0415  # a tick with nothing to do does without
 
         known = {host.name: host for host in hosts(self.site, self.book, fresh=self.args.accept_empty)} if due else {}
@@ -100,7 +104,12 @@ class Run:
             with self.isolated(mine):
                 if name not in known:
                     raise w.Configuration(f"hosts.{name} left the configuration with {len(mine)} cases on it: put it back")
+                if TIMER in os.environ and (trouble := outage.fresh(self.site, name, self.name, self.now())):
+                    raise trouble
+                before = len(self.trouble)
                 act(self, known[name], mine)
+                if known[name].answers and not self.args.dry_run:
+                    outage.over(self.site.state, name, "", *([self.name] if len(self.trouble) == before else ()))
 
     @contextmanager
     def isolated(self, cases: Sequence[w.Case] = ()) -> Iterator[None]:
@@ -232,25 +241,3 @@ def account(number: int) -> str:
     with suppress(KeyError):
         return pwd.getpwuid(number).pw_name
     return str(number)
-
-
-def progress(run: Run, total: int) -> Callable[[int], object] | None:
-    """What follows a copy by its process: bytes, rate and rest on a terminal's stderr; None elsewhere."""
-    if not sys.stderr.isatty() or run.args.jsonl:
-        return None
-    from tqdm import tqdm  # noqa: PLC0415
-
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc=run.name, leave=False)
-    return lambda pid: bar.update(min(copied(pid), total) - bar.n)
-
-
-def copied(pid: int) -> int:
-    """Bytes that a process, or the first of its children to have read most, has read: for a person's eye only."""
-    most = 0
-    with suppress(OSError, ValueError, IndexError):
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-            pids = [str(pid), *file.read().split()]
-        for one in pids:
-            with open(f"/proc/{one}/io", encoding="ascii") as file:
-                most = max(most, int(file.readline().split()[1]))
-    return most

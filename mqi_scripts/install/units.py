@@ -165,6 +165,7 @@ def crontab(where: Places, config: str, account: str) -> str:
 # The suite by cron, instead of its timers (mqi-init --print-crontab). {how}.
 MQI_CONFIG={config}
 LC_ALL=C.UTF-8
+MQI_TIMER=1
 *  * * * *  {run}/mqi-tick 2>&1 | logger -t mqi-tick
 30 6 * * *  {run}/mqi-report
 0  4 * * 0  {run}/mqi-ledger backup {where.backup} 2>&1 | logger -t mqi-ledger

@@ -7,7 +7,7 @@ from mqi_scripts import profiles
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.operator import asked
-from mqi_scripts.pure import explain, tables, wish
+from mqi_scripts.pure import explain, place, tables, wish
 from mqi_scripts.world import folder
 from mqi_scripts.world.host import hosts
 
@@ -25,11 +25,27 @@ def hold(run: cli.Run) -> None:
 
 
 def release(run: cli.Run) -> None:
-    """Let go what a person held, or what never started; with --deliveries, choose which of a held case's deliveries count."""
-    if run.args.deliveries:
+    """Let go what a person held, or what never started; with --deliveries, choose which of a held case's deliveries count; with
+    --group, let cases go to a group again in which one after the other had failed."""
+    if run.args.group:
+        reopen(run)
+    elif run.args.deliveries:
         choose(run)
     else:
         decided(run, asked(run), wish.release)
+
+
+def reopen(run: cli.Run) -> None:
+    """Let cases go to a group again in which one after the other had failed."""
+    failed, jobs, name = run.book.state().failed, run.site.breaker.jobs, run.args.group
+    shut = [(host.name, group) for host in run.site.hosts for group in place.broken(failed, host.name, jobs)]
+    mine = [(host, group) for host, group in shut if group == name and run.args.host in ("", host)]
+    if not mine:
+        there = ", ".join(f"{group} of {host}" for host, group in shut) or "none"
+        raise w.Usage(f"no group {name} is left out for its failed cases; such groups: {there}. See: mqi-report")
+    run.record([w.Reopened("", run.now(), host, group, run.args.reason, cli.user()) for host, group in mine])
+    for host, group in mine:
+        run.say(f"group {group} of {host} {'would get' if run.args.dry_run else 'gets'} cases again with the next mqi-submit")
 
 
 def priority(run: cli.Run) -> None:

@@ -69,13 +69,15 @@ def waits(
 ) -> dict[str, tuple[str, str, str]]:
     """Why each waits, by what its host says now; this takes the place of what the last runs noted."""
     groups, found = {host.name: host.groups for host in run.site.hosts}, {}
+    failed, jobs, limits = run.book.state().failed, run.site.breaker.jobs, run.site.job.groups
     for case in cases:
         seen = looks.get(case.host)
         if isinstance(seen, w.Failure):
             found[case.key] = (case.status, str(seen), seen.category)
         elif seen and case.status == w.PUSHED:
             why = f"the queue of {case.host} does not answer: {seen.trouble}" if seen.trouble else ""
-            why = why or place.why_none(case.host, seen.groups, groups[case.host], place.allowed(case.path, run.site.job.groups))
+            bad, may = place.broken(failed, case.host, jobs), place.allowed(case.path, limits)
+            why = why or place.why_none(case.host, seen.groups, groups[case.host], may, bad)
             if why or sentences.command_in(sentences.reason(case, known)[0]):  # what was noted to be mended is
                 found[case.key] = (case.status, why, "")
         elif seen and case.status == w.SUBMITTED:

@@ -12,6 +12,7 @@ from mqi_scripts import words as w
 
 TRIES = 3  # fetches of results that do not verify
 OVERTIME = 60  # seconds that the wrapper has to end its job by itself
+SILENT = "its log did not grow for job.silent_limit"  # why a job is ended
 OLD = "0" * 64  # the sum of what the wrapper found in the output that its job did not write
 SIGNALS = {
     4: "SIGILL", 6: "SIGABRT (aborted)", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL (out of memory, or killed)",
@@ -151,7 +152,7 @@ def poll(case: w.Case, look: w.Look, rules: Rules, now: str) -> list[w.Event]:
     if trace.ending == "cancelled":
         return [*begun, w.Cancelled(case.key, now, case.attempt)]
     if trace.ending:
-        return [*begun, _fail(case, trace, trace.ending, "application", now)]
+        return [*begun, _fail(case, trace, trace.ending, "application", now, retry=trace.ending == SILENT)]
     if look.tasks is None or live:
         return begun
     if not tasks and not case.missing:
@@ -167,6 +168,17 @@ def end(case: w.Case, look: w.Look, rules: Rules) -> str:
     age = trace.status.get("age", "")
     late = age.isdigit() and int(age) > rules.time_limit + OVERTIME and not trace.result
     return "cancelled" if case.unwanted else "time limit" if late else ""
+
+
+def still(case: w.Case, look: w.Look, mark: Sequence[int]) -> Sequence[int]:
+    """Of a job that runs: its attempt, the size of its log, the job's age when it was first seen at that size, and its age now, in
+    seconds by the host's uptime; () where nobody can tell. mark: the same, of the look before."""
+    trace = own_trace(case, look)
+    size, age = (trace.status.get(word, "") for word in ("log", "age")) if trace else ("", "")
+    if not trace or trace.result or not (trace.held or trace.alive) or not (size.isdigit() and age.isdigit()):
+        return ()
+    same = [*mark[:2]] == [case.attempt, int(size)] and mark[2] <= int(age)
+    return case.attempt, int(size), mark[2] if same else int(age), int(age)
 
 
 def _unclaimed(case: w.Case, tasks: list[w.Task], live: list[w.Task], trace: w.Trace, now: str) -> list[w.Event]:

@@ -1,6 +1,6 @@
 """Which stories are legal: the only definition of how a case changes. Replaying a ledger is folding `evolve`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mqi_scripts import words as w
@@ -9,6 +9,7 @@ EARLY = (w.HELD, w.FOUND, w.PUSHED)
 OUT = (w.PUSHED, w.SUBMITTED)  # an open attempt here is intended or submitted, and has not been seen to begin
 BARRED = (w.Held, w.Released, w.Changed, w.Submitting)  # while what a person asked for stands
 AGAIN = w.Reason("to be read again", "", "the next mqi-scan reads its folder again")
+ROW = 100  # failed cases in a row that are remembered of a group
 BEGUN = (w.RUNNING, w.COMPUTED, w.COMPLETED, w.FAILED, w.CANCELLED)
 
 
@@ -198,6 +199,13 @@ def _recovered(case: w.Case, event: w.Recovered) -> w.Case | None:
         missing=False, pending=None, reason="", category="", manifest="", salvaged=False, submitted=event.at, completed="",
         asked=(),
     )  # fmt: skip
+
+
+def streak(failed: Sequence[str], case: w.Case, event: w.Event) -> Sequence[str]:
+    """Keys of the cases that failed in a row in this one's group, after one more event of it: a verified result ends the row."""
+    if isinstance(event, w.Failed) and event.category == "application":
+        return [*(key for key in failed if key != case.key), case.key][-ROW:]
+    return () if isinstance(event, w.Completed) else failed
 
 
 def _over(case: w.Case, status: str, reason: str, category: str) -> w.Case:

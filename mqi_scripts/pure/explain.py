@@ -12,10 +12,12 @@ from mqi_scripts import words as w
 from mqi_scripts.pure import wish
 from mqi_scripts.pure.evolve import AGAIN
 from mqi_scripts.pure.order import seconds
-from mqi_scripts.pure.tables import COLUMNS, printable
+from mqi_scripts.pure.retry import CHANGE
+from mqi_scripts.pure.tables import printable
 
-# What the last runs left, deletable: waits: (status, why, category) by key; progress: (percentage, last line) by key; steps: of
-# each program its last run, last success and trouble; runs: the median run time by host/group, "" for all of them, seconds.
+# What the last runs left, deletable: waits: (status, why, category, what the next try waits for) by key; progress: (percentage,
+# last line) by key; steps: of each program its last run, last success and trouble; runs: the median run time by host/group, ""
+# for all of them, seconds.
 Notes = NamedTuple("Notes", [
     ("waits", Mapping[str, Any]), ("progress", Mapping[str, Any]), ("steps", Mapping[str, Mapping[str, Any]]),
     ("runs", Mapping[str, float]),
@@ -64,18 +66,30 @@ def explain(case: w.Case, notes: Notes, now: str) -> Plain:
     if late and not person:
         units = f"{step}.timer mqi@{step.removeprefix('mqi-')}.service"
         return Plain(f"{text}; {late}", next_of(case), f"systemctl status {units}", True)
-    return Plain(text, next_of(case) + _when(case, step, notes, now), helps or command, person)
+    when = left_alone(case, notes, now) or _when(case, step, notes, now)
+    return Plain(text, next_of(case) + when, helps or command, person)
 
 
 def reason(case: w.Case, notes: Notes) -> tuple[str, str]:
     """Why it does not go on, and the category; "" where nothing is wrong."""
-    status, why, category = notes.waits.get(case.key, ("", "", ""))
+    status, why, category, *_ = notes.waits.get(case.key, ("", "", ""))
     if case.asked:
         more = "; ".join(one.text for one in case.reasons)
         return wish.asked(case) + (f"; beside that it is held: {more}" if more else ""), ""
     if status != case.status or status in w.PERSON:
         why, category = case.reason, case.category
     return (LOST.format(c=case), category) if case.status == w.RUNNING and case.missing else (why, category)
+
+
+def left_alone(case: w.Case, notes: Notes, now: str = "") -> str:
+    """When its host is tried again, where timers leave it alone; "" where they do not. now: to say how long that is."""
+    status, _, _, until = [*notes.waits.get(case.key, ()), "", "", "", ""][:4]
+    if not until or status != case.status:
+        return ""
+    if until == CHANGE:
+        return f", not before {CHANGE}, or mqi-tick is run by hand"
+    left = seconds(now, until) if now else 0.0
+    return f", at the next try, {until[:19]}Z" + (f" (in {span(left)})" if left > 0 else "")
 
 
 def needs_person(case: w.Case) -> bool:
@@ -242,6 +256,9 @@ def span(length: float) -> str:
 
 # --- the report's row
 
+COLUMNS = ("case_id", "case_path", "status", "progress", "pueue_group", "pueue_task_id", "submitted_at", "status_updated_at",
+           "attempt", "reason", "category", "next", "priority", "host", "completed_at", "stale")  # fmt: skip
+
 
 def row(case: w.Case, notes: Notes) -> dict[str, Any]:
     """A case under COLUMNS."""
@@ -249,7 +266,7 @@ def row(case: w.Case, notes: Notes) -> dict[str, Any]:
     percent = notes.progress.get(case.key, [""])[0] if case.status == w.RUNNING else ""
     cells = (
         case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
-        case.submitted, case.since, case.attempt, why, category, next_of(case), case.priority, case.host,
+        case.submitted, case.since, case.attempt, why, category, next_of(case) + left_alone(case, notes), case.priority, case.host,
         case.completed, case.stale or False,
     )  # fmt: skip
     return dict(zip(COLUMNS, cells, strict=True))

@@ -1,6 +1,6 @@
 """Where the next attempts go: the group that will start them soonest, and only a shallow queue."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -30,27 +30,40 @@ def _fits(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def why_none(host: str, groups: tuple[w.Group, ...], patterns: Sequence[str], may: Sequence[str] = ("*",)) -> str:
-    """Why no group takes tasks now, in a sentence with the command that helps; "" if one does. may: what is `allowed`."""
+def broken(failed: Mapping[str, Sequence[str]], host: str, jobs: int) -> dict[str, str]:
+    """The groups there that get nothing more of ours: why, with the command that helps. failed: keys of the cases that failed in a
+    row, by host/group. jobs: so many are too many."""
+    rows = {name.removeprefix(f"{host}/"): keys for name, keys in failed.items() if name.startswith(f"{host}/")}
+    return {group: f"{len(keys)} cases in a row failed in group {group} of {host} ({', '.join(key[: w.ID] for key in keys[-3:])}), "
+            f"so it gets no more: see to it, then `mqi-case release --group {group} --host {host} --reason \"...\"`"
+            for group, keys in rows.items() if len(keys) >= jobs > 0}  # fmt: skip
+
+
+def why_none(
+    host: str, groups: tuple[w.Group, ...], patterns: Sequence[str], may: Sequence[str] = ("*",), bad: Mapping[str, str] = w.NONE
+) -> str:
+    """Why no group takes tasks now, in a sentence with the command that helps; "" if one does. may: what is `allowed`. bad: those
+    that are `broken`."""
     ours = [group for group in usable(groups, patterns) if _fits(f"{host}/{group.name}", may)]
     if not ours:
         known = ", ".join(group.name for group in groups) or "none"
         what = " ".join(patterns) + (f" and job.groups ({' '.join(may)})" if usable(groups, patterns) else "")
         return f"no group of {host} matches {what} (there: {known}): make one there, `pueue group add`"
-    if not any(group.running for group in ours):
+    able = [group.name for group in ours if group.running]
+    if not able:
         names = ", ".join(group.name for group in ours)
         return f"every group of {host} is paused ({names}): on {host}, `pueue start -g {ours[0].name}`"
-    return ""
+    return "; ".join(bad[name] for name in able) if all(name in bad for name in able) else ""
 
 
-def rooms(host: str, look: w.Look, patterns: Sequence[str], runs: Mapping[str, Any], broken: Sequence[str] = ()) -> Iterator[Room]:
-    """Our groups as a look shows them. runs: start and end of the last ones by host/group. broken: groups to leave out."""
+def rooms(host: str, look: w.Look, patterns: Sequence[str], runs: Mapping[str, Any], bad: Container[str] = ()) -> Iterator[Room]:
+    """Our groups as a look shows them. runs: start and end of the last ones by host/group. bad: those that are `broken`."""
     usual = middle([run for known in runs.values() for run in known])
     for group in usable(look.groups, patterns):
         tasks = [task for task in look.tasks or () if task.state != "ended" and task.group == group.name]
         busy = sum(task.state == "running" for task in tasks)
         ours = sum(task.state == "waiting" and task.label.startswith("mqi1:") for task in tasks)
-        name, shut = f"{host}/{group.name}", "broken" if group.name in broken else "" if group.running else "paused"
+        name, shut = f"{host}/{group.name}", "broken" if group.name in bad else "" if group.running else "paused"
         yield Room(name, group, group.slots or UNLIMITED, busy, len(tasks) - busy, ours, middle(runs.get(name, ())) or usual, shut)
 
 

@@ -62,7 +62,10 @@ def look(said: Answer, engine: str, path: str) -> w.Look:
     """The traces, tasks and groups of a session that looked. path: the root on the far side."""
     traces = {line[0]: _trace(line) for line in said.named("attempt") if len(line) == 10}  # noqa: PLR2004
     tails = _tails(said.logs, path, list(traces))
-    traces = {label: trace._replace(tail=tails.get(label, "")) for label, trace in traces.items()}
+    sizes = {name: size for size, name in said.named("log")}
+    for label, trace in traces.items():
+        log = f"{path}/cases/{label[5:].replace(':', '/attempt-')}/job.log"
+        traces[label] = trace._replace(tail=tails.get(label, ""), status={**trace.status, "log": sizes.get(log, "")})
     tasks: tuple[w.Task, ...] | None = None
     groups: tuple[w.Group, ...] = ()
     text, *code = (said.named("queue") or [("the queue was not asked",)])[0]
@@ -194,13 +197,3 @@ def marks(text: str) -> list[str]:
 def write_manifest(sums: Iterable[tuple[str, str]]) -> bytes:
     """sha256sum's format, sorted by name: (name, sum) pairs."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(sums)).encode()
-
-
-def progress(tail: str, pattern: str) -> tuple[str, str]:
-    """(percentage, last line) of a log's end. pattern: one group is a percentage, two are `done of total`."""
-    percent = ""
-    for match in re.finditer(pattern, tail) if pattern else ():
-        numbers = [float(group) for group in match.groups() if group and re.fullmatch(r"[0-9]+(\.[0-9]+)?", group)]
-        done, total = [*numbers, 100.0, 0.0][:2]
-        percent = f"{100 * done / total:.0f}%" if total else ""
-    return percent, tail.strip().rpartition("\n")[2].strip()[:200]

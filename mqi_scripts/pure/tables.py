@@ -1,11 +1,9 @@
-"""Events as text, one sentence each; and rows as a spreadsheet reads them. Nothing here reads a clock or prints."""
+"""Events as text, one sentence each. Nothing here reads a clock or prints."""
 
 from typing import Any
 
 from mqi_scripts import words as w
 
-COLUMNS = ("case_id", "case_path", "status", "progress", "pueue_group", "pueue_task_id", "submitted_at", "status_updated_at",
-           "attempt", "reason", "category", "next", "priority", "host", "completed_at", "stale")  # fmt: skip
 SENTENCES: dict[type, str] = {
     w.Found: "found, {e.files} files, {size}",
     w.Held: "held: {reasons}",
@@ -31,6 +29,7 @@ SENTENCES: dict[type, str] = {
     w.Lifted: "{e.who} released it: {e.reason}",
     w.Retried: "{e.who} wants a new attempt{gone}: {e.reason}",
     w.Noted: "{e.who} notes: {e.reason}",
+    w.Reopened: "{e.who} lets cases go to group {e.group} of {e.host} again: {e.reason}",
     w.Completed: "completed: {e.files} results, {size}, every byte verified here",
     w.Prioritized: "priority {e.priority}: {e.reason}",
 }
@@ -61,17 +60,3 @@ def megabytes(size: int) -> str:
 def printable(text: str) -> str:
     """Text with what a terminal would obey or cannot show as \\xNN."""
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def comma_separated(rows: list[dict[str, Any]]) -> str:
-    """RFC 4180, everything quoted; a leading formula character gets an apostrophe."""
-    import csv  # noqa: PLC0415
-    import io  # noqa: PLC0415
-
-    out = io.StringIO()
-    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for cells in rows:
-        texts = ["" if cells[name] is False else str(cells[name]) for name in COLUMNS]
-        writer.writerow(["'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text for text in texts])
-    return out.getvalue()

@@ -11,6 +11,7 @@ examples:
   mqi-report --status failed --jsonl | mqi-case retry - --reason "the node was down"
   mqi-case priority 3fa9c1 --to 9 --reason "treated tomorrow"
   mqi-case retry 3fa9c1 --host-is-gone --reason "its disks burned"
+  mqi-case release --group gpu1 --reason "the card was replaced"
   mqi-case release 3fa9c1 --deliveries 2026110309100000,2026110309220000 --reason "the first one broke off"
 """
 
@@ -32,7 +33,7 @@ COMMANDS = (
     (acts.retry, "a new attempt of what failed, was cancelled or is completed"),
     (acts.cancel, "end it: it is not computed, or its job is ended"),
     (acts.hold, "carry it no further until it is released"),
-    (acts.release, "what a person held or never started goes on; or choose which of its deliveries count"),
+    (acts.release, "what a person held or never started goes on; or which of its deliveries count; or a group gets cases again"),
     (acts.priority, "how urgent it is, 0 to 9, the higher the sooner"),
     (acts.note, "a remark into its story"),
 )
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     for act, about in COMMANDS:
         one = commands.add_parser(act.__name__, help=about, description=about, allow_abbrev=False)
         one.set_defaults(act=act, dry_run=False, jsonl=False, accept_empty=False)
-        count = "*" if act in (results.verify, explained.explain) else "+"
+        count = "*" if act in (results.verify, explained.explain, acts.release) else "+"
         one.add_argument("case", nargs=count, metavar="CASE", help="ids, unique prefixes or paths; - reads them from stdin")
         one.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         one.add_argument("--jsonl", action="store_true", help="JSON lines on stdout")
@@ -63,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
         if act is acts.priority:
             one.add_argument("--to", type=int, choices=range(w.TOP + 1), required=True, metavar="N", help="0 to 9; 5 is usual")
         if act is acts.release:
+            one.add_argument("--group", default="", help="instead of cases: a group that gets none, as too many failed there")
+            one.add_argument("--host", default="", metavar="NAME", help="with --group: only that host's")
             one.add_argument("--deliveries", metavar="A,B,C", default="", help="the folders that count; the others are left out")
     return parse
 
@@ -87,4 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse.parse_args(argv)
     if args.act is results.verify and bool(args.case) == args.all:
         parse.error("verify needs cases, or --all")
+    if args.act is acts.release and bool(args.case) == bool(args.group):
+        parse.error("release needs cases, or --group")
     return cli.boundary("mqi-case", lambda: work(args))

@@ -23,7 +23,7 @@ from mqi_scripts import words as w
 from mqi_scripts.checks import FAIL, OK, WARN, Probe, fail, here, on, text, there
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec
-from mqi_scripts.world import config
+from mqi_scripts.world import config, outage
 from mqi_scripts.world.host import Host, program
 from mqi_scripts.world.ledger import Ledger, State
 
@@ -56,11 +56,16 @@ def probes(args: argparse.Namespace) -> Iterator[Probe]:
     yield probe
     if now and not args.host:
         yield from here.waiting(site, now)
+        yield from here.broken(site, now)
     for host in wanted:
+        yield from on(host.name, here.left_alone(site, host.name))
         yield from on(host.name, there.keys(host))
         if not args.fast:
+            far = far_side(host, site, book, now)
             yield from on(host.name, there.knock(host))
-            yield from on(host.name, there.session(far_side(host, site, book, now), lambda: book.cases() if now else None))
+            yield from on(host.name, there.session(far, lambda: book.cases() if now else None))
+            if far.answers:
+                outage.over(site.state, host.name, "")  # so that the timers try it again, too
 
 
 def chosen(site: config.Site, name: str | None) -> list[config.HostConfig]:

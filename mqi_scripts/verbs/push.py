@@ -8,6 +8,9 @@ examples:
 """
 
 import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
@@ -44,7 +47,7 @@ def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
                 ready, total = ready | {case.key: sign}, total + size
     try:
         if ready:
-            host.send(outbox, cli.progress(run, total))
+            host.send(outbox, progress(run, total))
     finally:
         shutil.rmtree(outbox)  # before the far side flushes: what is still unwritten of it never needs to be
     for case in [case for case in cases if case.key in ready and ready[case.key] != look(run, case).sign]:
@@ -92,6 +95,28 @@ def look(run: cli.Run, case: w.Case) -> folder.Folder:
         return folder.look_at(run.site, case.folder, only)
     except OSError as error:
         raise w.Unreachable(f"{case.id}: its folder cannot be read now: {error.strerror}; the next mqi-scan looks again") from None
+
+
+def progress(run: cli.Run, total: int) -> Callable[[int], object] | None:
+    """What follows a copy by its process: bytes, rate and rest on a terminal's stderr; None elsewhere."""
+    if not sys.stderr.isatty() or run.args.jsonl:
+        return None
+    from tqdm import tqdm  # noqa: PLC0415
+
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc=run.name, leave=False)
+    return lambda pid: bar.update(min(copied(pid), total) - bar.n)
+
+
+def copied(pid: int) -> int:
+    """Bytes that a process, or the first of its children to have read most, has read: for a person's eye only."""
+    most = 0
+    with suppress(OSError, ValueError, IndexError):
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            pids = [str(pid), *file.read().split()]
+        for one in pids:
+            with open(f"/proc/{one}/io", encoding="ascii") as file:
+                most = max(most, int(file.readline().split()[1]))
+    return most
 
 
 main = cli.script("mqi-push", __doc__ or "", work)

@@ -21,8 +21,8 @@ from mqi_scripts import words as w
 from mqi_scripts.checks.gateway import SCRIPTS
 from mqi_scripts.frame import cli
 from mqi_scripts.operator import health, notes
-from mqi_scripts.pure import codec, explain, tables
-from mqi_scripts.telling import changes, redact, silence
+from mqi_scripts.pure import codec, explain, place, tables
+from mqi_scripts.telling import changes, redact, silence, spreadsheet
 from mqi_scripts.world import config, files
 from mqi_scripts.world.ledger import Ledger
 
@@ -35,9 +35,9 @@ def report(args: argparse.Namespace) -> int:
     cli.check_state(site.state)
     book, damaged = Ledger(site.state, {}), ""
     try:
-        cases, head = book.cases(), book.state().head
+        cases, head, failed = book.cases(), book.state().head, book.state().failed
     except w.Damaged as error:
-        damaged, (cases, head) = str(error), book.readable()
+        damaged, (cases, head), failed = str(error), book.readable(), {}
     kept = health(site)
     hidden = args.redact if args.redact is not None else site.report.redact and not sys.stdout.isatty()
     if args.changes and not damaged:
@@ -49,15 +49,18 @@ def report(args: argparse.Namespace) -> int:
     steps = [{"step": name} | {word: told[name].get(word, "") for word in ("run", "success", "trouble")} for name in SCRIPTS]
     found = [datetime.fromisoformat(case.found).astimezone() for case in cases.values()]
     silent = silence.silences(told, kept, [host.name for host in site.hosts], found, datetime.now().astimezone())
+    bad = {host.name: place.broken(failed, host.name, site.breaker.jobs) for host in site.hosts}
+    silent += [silence.Silence(text, True) for groups in bad.values() for text in groups.values()]
     if args.needs_me:
         silent = [one for one in silent if one.person]
     if args.csv:
-        sys.stdout.write(tables.comma_separated(rows))
+        sys.stdout.write(spreadsheet.comma_separated(rows))
     elif args.jsonl:
         sys.stdout.writelines(json.dumps(row) + "\n" for row in rows)
     elif args.json:
         slots = kept["mqi-poll"].get("groups", {})
-        groups = [{"host": host, "group": g[0], "slots": g[1], "running": g[2]} for host, found in slots.items() for g in found]
+        groups = [{"host": host, "group": g[0], "slots": g[1], "running": g[2], "broken": g[0] in bad.get(host, {})}
+                  for host, seen in slots.items() for g in seen]  # fmt: skip
         body = {"v": 1, "site": site.name, "generated_at": codec.stamp(datetime.now(UTC)), "head": head._asdict(),
                 "cases": rows, "groups": groups, "steps": steps, "silences": [one._asdict() for one in silent]}  # fmt: skip
         sys.stdout.write(json.dumps(body, indent=1) + "\n")

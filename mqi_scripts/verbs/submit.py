@@ -29,7 +29,8 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     revoke = [(wish.case.key, wish.case.attempt) for _, wish in wishes if isinstance(wish, decide.Revoke)]
     want = {case.key: wish for case, wish in wishes if isinstance(wish, decide.Submit)}
     state, ours, limits = run.book.state(), host.config.groups, run.site.job.groups
-    found = [*place.rooms(host.name, look, ours, state.runs)]
+    bad = place.broken(state.failed, host.name, run.site.breaker.jobs)
+    found = [*place.rooms(host.name, look, ours, state.runs, bad)]
     first = order.urgent([wish.case for wish in want.values()], run.site.schedule, state.turn, run.now())
     placed = place.choose(first, found, host.config.queue_depth, limits, state.turn)
     for room in found if placed else ():
@@ -38,7 +39,7 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     goes = {case.key for case, _ in placed} | {case.key for case in cases if case.label in begun}
     still = [case for case in cases if case.key not in goes and not case.asked]
     waiting = [case for case in still if state.open.get(case.key, case).status == w.PUSHED]
-    whys = {case.key: place.why_none(host.name, look.groups, ours, place.allowed(case.path, limits)) for case in waiting}
+    whys = {case.key: place.why_none(host.name, look.groups, ours, place.allowed(case.path, limits), bad) for case in waiting}
     for none in dict.fromkeys(whys.values()):
         some, why = [c for c in waiting if whys[c.key] == none], look.trouble or none or "every slot has enough tasks waiting"
         run.waits(some, why, w.Unreachable.category if look.trouble else w.Failure.category)

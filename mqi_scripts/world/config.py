@@ -25,9 +25,10 @@ Scan = NamedTuple("Scan", [
 Job = NamedTuple("Job", [
     ("command", str), ("results", Sequence[str]), ("results_per_beam", str), ("failure_markers", Sequence[str]),
     ("success_markers", Sequence[str]), ("time_limit", float), ("progress", str), ("version_command", str),
-    ("groups", Mapping[str, Sequence[str]]),
+    ("silent_limit", float), ("silent_end", bool), ("groups", Mapping[str, Sequence[str]]),
 ])  # fmt: skip
-Retry = NamedTuple("Retry", [("interrupted", int)])
+Retry = NamedTuple("Retry", [("interrupted", int), ("first", float), ("factor", float), ("most", float)])
+Breaker = NamedTuple("Breaker", [("jobs", int)])
 Report = NamedTuple("Report", [("redact", bool)])
 HostConfig = NamedTuple("HostConfig", [
     ("name", str), ("transport", str), ("address", str), ("port", int), ("ssh_config", str), ("identity", str),
@@ -37,8 +38,9 @@ HostConfig = NamedTuple("HostConfig", [
 ])  # fmt: skip
 Site = NamedTuple("Site", [
     ("name", str), ("inbox", str), ("results", str), ("state", str), ("scan", Scan), ("job", Job), ("retry", Retry),
-    ("schedule", Schedule), ("report", Report), ("hosts", tuple[HostConfig, ...]),
+    ("breaker", Breaker), ("schedule", Schedule), ("report", Report), ("hosts", tuple[HostConfig, ...]),
 ])  # fmt: skip
+TABLES: dict[str, Any] = {"scan": Scan, "job": Job, "retry": Retry, "breaker": Breaker, "schedule": Schedule, "report": Report}
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Site:
@@ -60,8 +62,7 @@ def load(path: str | None, environ: Mapping[str, str]) -> Site:
             files.write_note(os.path.join(place, "config"), cache)
     of = cache["tables"]
     hosts = tuple(HostConfig(name=name, **host) for name, host in of["hosts"].items())
-    return Site(**of["site"], scan=Scan(**of["scan"]), job=Job(**of["job"]), retry=Retry(**of["retry"]),
-                schedule=Schedule(**of["schedule"]), report=Report(**of["report"]), hosts=hosts)  # fmt: skip
+    return Site(**of["site"], **{name: kind(**of[name]) for name, kind in TABLES.items()}, hosts=hosts)
 
 
 def schema_file(name: str) -> str:
@@ -87,7 +88,7 @@ def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     if faults:
         raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
     rules = schema["properties"]
-    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", "scan", "job", "retry", "schedule", "report")}
+    tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", *TABLES)}
     one = rules["hosts"]["additionalProperties"]
     return {**tables, "hosts": {name: _filled(host, one) for name, host in raw["hosts"].items()}}
 

@@ -25,6 +25,7 @@ TROUBLE = (  # what ssh, scp and sh say, and what it means for a person
     ("No space left", "its disk is full: make room there"),
     ("mqi-remote: ", "its gate refused it, or it has none (docs/compute-host.md)"),
 )
+REFUSED = ("Host key verification failed", "Permission denied (", "mqi-remote: ")  # the same knock would be refused again
 
 
 NOBODY = Head(0, "")  # for the verbs that change nothing there
@@ -38,12 +39,12 @@ Add = NamedTuple("Add", [("key", str), ("attempt", int), ("digest", str), ("grou
 
 
 class Host:
-    """A compute host. ledger: our ledger's id. used: this ledger has used the root before."""
+    """A compute host. ledger: our ledger's id. used: this ledger has used the root before. answers: a session was answered."""
 
     def __init__(self, config: HostConfig, state: str, ledger: str, used: bool, holds: Callable[[Head], bool]) -> None:
         self.config, self.name, self.state = config, config.name, state
         self.ledger, self.used, self.holds = ledger, used, holds
-        self.shown = "-" if used else "new"
+        self.shown, self.answers = "-" if used else "new", False
         self.gate = config.gate and config.transport == "ssh"
         self.scp = config.transfer == "scp" and config.transport == "ssh" and not config.gate
 
@@ -131,6 +132,7 @@ class Host:
             said = readers.answer(ran.out, nonce)
         except readers.Unreadable as error:
             raise self._trouble(ran.err, ran.ended or str(error)) from None
+        self.answers = True
         if judged:
             self._judge(said, verb)
         return said
@@ -139,26 +141,29 @@ class Host:
         """Whether the root is ours and where we left it: a lost mount, a cloned gateway and an old backup are refused."""
         owner, where = readers.root(said), f"{self.name}:{self.config.root}"
         if owner and owner[0] != self.ledger:
-            raise Damaged(f"{where} belongs to another ledger ({owner[0]}): two gateways need two roots (hosts.{self.name}.root)")
+            text = f"{where} belongs to another ledger ({owner[0]}): two gateways need two roots (hosts.{self.name}.root)"
+            raise Damaged(text).of(self.name)
         if owner and not self.holds(owner[1]):
             raise Damaged(
                 f"{where} was shown line {owner[1].seq} of this ledger, which is not here: a restored backup or a cloned "
                 "gateway, or a repaired ledger. Nothing is done there; put a copy of the ledger back that has this line, or accept "
                 "the loss: mqi-ledger rebuild --reason ..."
-            )
+            ).of(self.name)
         if owner is None and self.used:
             raise Unreachable(
                 f"{where} has no `ledger` file although this ledger has used it: a lost mount? Nothing was done. Mount it; if "
                 "it is a new, empty folder on purpose: mqi-push --accept-empty"
-            )
+            ).of(self.name)
         if owner:
             self.shown = f"{owner[0]} {owner[1].seq} {owner[1].digest}"
         if said.code == Disk.code:
-            raise Disk(f"{where}: {verb} could not write there: {said.notes() or 'disk full?'}: make room there (df -h, df -i)")
+            text = f"{where}: {verb} could not write there: {said.notes() or 'disk full?'}: make room there (df -h, df -i)"
+            raise Disk(text).of(self.name)
         if said.code == Damaged.code:
             raise Unreachable(f"{where}: another script of this gateway was there meanwhile; the next run looks again")
         if said.code:
-            raise Unreachable(f"{where}: {verb} ended with {said.code}: {said.notes() or 'it said nothing'}. See: mqi-check")
+            text = f"{where}: {verb} ended with {said.code}: {said.notes() or 'it said nothing'}. See: mqi-check"
+            raise Unreachable(text).of(self.name)
 
     def _looked(self, said: readers.Answer) -> Look:
         return readers.look(said, self.config.engine, self.config.root)
@@ -169,7 +174,8 @@ class Host:
         means = next((text for word, text in TROUBLE if word in err), what)
         kind = Disk if "No space left" in err else Configuration if "mqi-remote: " in err else Unreachable
         who = f"{self.name} ({self.config.address or 'this machine'})"
-        return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check")
+        failure = kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check")
+        return failure.of(self.name, Configuration.category if any(word in err for word in REFUSED) else "")
 
     def reach(self, command: str) -> Sequence[str]:
         """The argument list that runs a command line of ours (a path of ours in it, nothing else) on the host."""

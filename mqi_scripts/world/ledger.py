@@ -14,24 +14,25 @@ from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec
-from mqi_scripts.pure.evolve import evolve
+from mqi_scripts.pure.evolve import evolve, streak
 from mqi_scripts.world import lock
 from mqi_scripts.world.files import sync, write_whole
 
-FOLD = 3  # goes up when the meaning of the cached fold changes
+FOLD = 4  # goes up when the meaning of the cached fold changes
 BEHIND = 1000  # lines that a reader folds before it, too, keeps the fold
 
 
 # The fold of the ledger up to byte `size` of `file`. roots: those that this ledger has used, by host. runs: start and end of the
-# last ones that succeeded, by host/group. turn: how many attempts were ever intended.
+# last ones that succeeded, by host/group. turn: how many attempts were ever intended. failed: keys of the cases that failed in a
+# row, by host/group.
 State = NamedTuple("State", [
     ("id", str), ("head", w.Head), ("file", str), ("size", int), ("roots", dict[str, str]), ("open", dict[str, w.Case]),
-    ("runs", dict[str, list[list[str]]]), ("turn", int),
+    ("runs", dict[str, list[list[str]]]), ("turn", int), ("failed", dict[str, Sequence[str]]),
 ])  # fmt: skip
 
 
 def nothing() -> State:
-    return State("", codec.START, "", 0, {}, {}, {}, 0)
+    return State("", codec.START, "", 0, {}, {}, {}, 0, {})
 
 
 class Ledger:
@@ -180,6 +181,8 @@ class Ledger:
             return state._replace(id=event.id)
         if isinstance(event, w.Rooted):
             state.roots[event.host] = event.root
+        elif isinstance(event, w.Reopened):
+            state.failed.pop(f"{event.host}/{event.group}", None)
         elif not isinstance(event, w.Repaired | w.Lost):
             old = state.open.get(event.case) or self._load_closed().get(event.case)
             case = evolve(old, event)
@@ -187,8 +190,11 @@ class Ledger:
                 for cases in (state.open, self._load_closed()):
                     cases.pop(case.key, None)
             (self._load_closed() if case.status in w.CLOSED else state.open)[case.key] = case
+            group = f"{case.host}/{case.group}"
+            if row := streak(state.failed.pop(group, ()), case, event):
+                state.failed[group] = row
             if isinstance(event, w.Succeeded):
-                runs = state.runs.setdefault(f"{case.host}/{case.group}", [])
+                runs = state.runs.setdefault(group, [])
                 runs[:] = [*runs[-14:], [event.started, event.ended]]  # enough for a median
             return state._replace(turn=state.turn + isinstance(event, w.Submitting))
         return state
@@ -206,7 +212,7 @@ class Ledger:
                 file.seek(kept["size"] - len(end))
                 if file.read(len(end)) != end and os.path.getsize(path) >= kept["size"]:
                     raise ValueError("the cache belongs to another ledger")
-            state = State(kept["id"], head, kept["file"], kept["size"], kept["roots"], _cases(kept), kept["runs"], kept["turn"])
+            state = State(**{name: kept[name] for name in State._fields} | {"head": head, "open": _cases(kept)})
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return nothing()
         self._kept, self._closed = head.seq, None

@@ -15,6 +15,7 @@ from conftest import JOB, Place, Pueued, Sshd, host_text
 
 from mqi_scripts import words as w
 from mqi_scripts.pure import codec, order, place
+from mqi_scripts.verbs import push
 from mqi_scripts.world.ledger import Ledger
 
 START = datetime(2026, 11, 24, tzinfo=UTC)
@@ -299,16 +300,19 @@ def test_a_case_that_may_go_nowhere_holds_up_nobody() -> None:
 
 def test_cases_are_shared_among_hosts_by_what_is_open() -> None:
     busy = [a_case("o")._replace(host="a")] * 2
-    shares = place.share([a_case(str(i)) for i in range(4)], busy, ["a", "b"], {})
+    shares = push.share([a_case(str(i)) for i in range(4)], busy, ["a", "b"], {})
     assert sorted(case.host for case in shares) == ["a", "b", "b", "b"]
 
 
 def test_a_case_goes_to_a_host_that_job_groups_lets_it() -> None:
     limits = {"big/*": ["b/gpu*"], "any/*": ["gpu0"], "lost/*": ["gone/*"]}
     due = [a_case(f"{kind}/{n}") for kind in ("big", "any", "lost") for n in range(4)]
-    hosts = {case.path: case.host for case in place.share(due, [], ["a", "b", "c"], limits)}
+    hosts = {case.path: case.host for case in push.share(due, [], ["a", "b", "c"], limits)}
     assert {hosts[f"big/{n}"] for n in range(4)} == {"b"}
     assert {hosts[f"any/{n}"] for n in range(4)} == {"a", "c"}
+    tired = {case.path: case.host for case in push.share(due, [], ["a", "b", "c"], limits, ["a", "b"])}
+    assert {tired[f"big/{n}"] for n in range(4)} == {"b"}  # it waits for the only host that it may go to
+    assert {tired[f"any/{n}"] for n in range(4)} == {"c"}
     assert len(hosts) == 12  # what may go nowhere goes somewhere, and waits there with its reason
 
 

@@ -18,7 +18,7 @@ Limits = Mapping[str, Sequence[str]]  # job.groups: globs of paths, and of the g
 
 
 def usable(groups: tuple[w.Group, ...], patterns: Sequence[str]) -> list[w.Group]:
-    return [group for group in groups if _fits(group.name, patterns)]
+    return [group for group in groups if fits(group.name, patterns)]
 
 
 def allowed(path: str, limits: Limits) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def allowed(path: str, limits: Limits) -> tuple[str, ...]:
     return tuple(g if "/" in g else f"*/{g}" for g in next((limits[key] for key in limits if fnmatchcase(path, key)), "*"))
 
 
-def _fits(name: str, globs: Sequence[str]) -> bool:
+def fits(name: str, globs: Sequence[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
@@ -44,7 +44,7 @@ def why_none(
 ) -> str:
     """Why no group takes tasks now, in a sentence with the command that helps; "" if one does. may: what is `allowed`. bad: those
     that are `broken`."""
-    ours = [group for group in usable(groups, patterns) if _fits(f"{host}/{group.name}", may)]
+    ours = [group for group in usable(groups, patterns) if fits(f"{host}/{group.name}", may)]
     if not ours:
         known = ", ".join(group.name for group in groups) or "none"
         what = " ".join(patterns) + (f" and job.groups ({' '.join(may)})" if usable(groups, patterns) else "")
@@ -80,7 +80,7 @@ def choose(wanting: Iterable[w.Case], found: list[Room], depth: int, limits: Lim
     """
     able, placed = {room.name: room for room in found if not room.shut}, list[tuple[w.Case, w.Group]]()
     for case in wanting:
-        free = [r for r in able.values() if (r.ours < depth * r.size or ahead(r) < 1) and _fits(r.name, allowed(case.path, limits))]
+        free = [r for r in able.values() if (r.ours < depth * r.size or ahead(r) < 1) and fits(r.name, allowed(case.path, limits))]
         if equal := [room for room in free if soon(room) == min(map(soon, free))]:
             best = equal[spin(turn + len(placed), len(equal))]
             placed.append((case, best.group))
@@ -103,18 +103,6 @@ def told(room: Room, takes: int) -> str:
     why = room.shut or (f"{ahead(room)} runs of {room.run or '?'} s end before the next" if ahead(room) > 0 else "a slot is free")
     seen = f"slots {room.group.slots or 'unlimited'}, running {room.busy}, waiting {room.waiting}, ours {room.ours}"
     return f"{room.name}: {seen}; {f'takes {takes}, it starts them soonest' if takes else 'takes none'}: {why}"
-
-
-def share(due: list[w.Case], open_cases: list[w.Case], hosts: list[str], limits: Limits) -> list[w.Case]:
-    """The due cases, each with the host it goes to: the one with the fewest open cases, of those that it may go to."""
-    load = {host: sum(case.host == host for case in open_cases) for host in hosts}
-    shared = []
-    for case in due:
-        able = [name for name in hosts if _fits(name, [glob.partition("/")[0] for glob in allowed(case.path, limits)])]
-        host = min(able or hosts, key=lambda name: (load[name], name))
-        load[host] += 1
-        shared.append(case._replace(host=host))
-    return shared
 
 
 def why_waiting(case: w.Case, look: w.Look, host: str) -> str:

@@ -9,13 +9,13 @@ examples:
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import place
-from mqi_scripts.world import folder
+from mqi_scripts.world import folder, outage
 from mqi_scripts.world.host import Host, Staged
 
 RESERVE = 64 << 20  # bytes that stay free on either side
@@ -23,7 +23,24 @@ RESERVE = 64 << 20  # bytes that stay free on either side
 
 def work(run: cli.Run) -> None:
     names = [host.name for host in run.site.hosts]
-    run.on_hosts(place.share(run.chosen(w.FOUND), list(run.book.state().open.values()), names, run.site.job.groups), push)
+    tired = [name for name in names if outage.fresh(run.site, name, run.name, run.now())]
+    due, out = run.chosen(w.FOUND), list(run.book.state().open.values())
+    run.on_hosts(share(due, out, names, run.site.job.groups, tired), push)
+
+
+def share(
+    due: list[w.Case], open_cases: list[w.Case], hosts: list[str], limits: place.Limits, tired: Sequence[str] = ()
+) -> list[w.Case]:
+    """The due cases, each with the host it goes to: the one with the fewest open cases, of those that it may go to; to one of the
+    tired, those that failed and rest, only where it may go nowhere else."""
+    load = {host: sum(case.host == host for case in open_cases) for host in hosts}
+    shared = []
+    for case in due:
+        able = [name for name in hosts if place.fits(name, [glob.partition("/")[0] for glob in place.allowed(case.path, limits)])]
+        host = min(able or hosts, key=lambda name: (name in tired, load[name], name))
+        load[host] += 1
+        shared.append(case._replace(host=host))
+    return shared
 
 
 def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:

@@ -133,37 +133,36 @@ class Host:
         except readers.Unreadable as error:
             raise self._trouble(ran.err, ran.ended or str(error)) from None
         self.answers = True
-        if judged:
-            self._judge(said, verb)
+        if judged and (failure := self._judge(said, verb)):
+            raise failure.of(self.name)
         return said
 
-    def _judge(self, said: readers.Answer, verb: str) -> None:
-        """Whether the root is ours and where we left it: a lost mount, a cloned gateway and an old backup are refused."""
+    def _judge(self, said: readers.Answer, verb: str) -> Failure | None:
+        """Whether the root is ours and where we left it: a lost mount, a cloned gateway and an old backup are refused. Raises
+        Unreachable where another script of ours was in the way: that is no fault of the host."""
         owner, where = readers.root(said), f"{self.name}:{self.config.root}"
         if owner and owner[0] != self.ledger:
-            text = f"{where} belongs to another ledger ({owner[0]}): two gateways need two roots (hosts.{self.name}.root)"
-            raise Damaged(text).of(self.name)
+            return Damaged(f"{where} belongs to another ledger ({owner[0]}): two gateways need two roots (hosts.{self.name}.root)")
         if owner and not self.holds(owner[1]):
-            raise Damaged(
+            return Damaged(
                 f"{where} was shown line {owner[1].seq} of this ledger, which is not here: a restored backup or a cloned "
                 "gateway, or a repaired ledger. Nothing is done there; put a copy of the ledger back that has this line, or accept "
                 "the loss: mqi-ledger rebuild --reason ..."
-            ).of(self.name)
+            )
         if owner is None and self.used:
-            raise Unreachable(
+            return Unreachable(
                 f"{where} has no `ledger` file although this ledger has used it: a lost mount? Nothing was done. Mount it; if "
                 "it is a new, empty folder on purpose: mqi-push --accept-empty"
-            ).of(self.name)
+            )
         if owner:
             self.shown = f"{owner[0]} {owner[1].seq} {owner[1].digest}"
         if said.code == Disk.code:
-            text = f"{where}: {verb} could not write there: {said.notes() or 'disk full?'}: make room there (df -h, df -i)"
-            raise Disk(text).of(self.name)
+            return Disk(f"{where}: {verb} could not write there: {said.notes() or 'disk full?'}: make room there (df -h, df -i)")
         if said.code == Damaged.code:
             raise Unreachable(f"{where}: another script of this gateway was there meanwhile; the next run looks again")
         if said.code:
-            text = f"{where}: {verb} ended with {said.code}: {said.notes() or 'it said nothing'}. See: mqi-check"
-            raise Unreachable(text).of(self.name)
+            return Unreachable(f"{where}: {verb} ended with {said.code}: {said.notes() or 'it said nothing'}. See: mqi-check")
+        return None
 
     def _looked(self, said: readers.Answer) -> Look:
         return readers.look(said, self.config.engine, self.config.root)

@@ -408,7 +408,9 @@ class Book:
                 self.witness_end(case)
             if isinstance(event, w.Retried) and event.host_is_gone:  # and yet it may come back
                 self.world.given_up.add((event.case, case.attempt))
-            self.all[event.case], group = case, f"{case.host}/{case.group}"
+            old = self.all.get(event.case) or case
+            self.all[event.case], group = case, f"{old.host}/{old.group}"
+            self.failed[group] = streak(self.failed.get(group, ()), case, event)
             self.failed[group] = streak(self.failed.get(group, ()), case, event)
             self.log.append(codec.to_dict(event))
             stored.append(event)

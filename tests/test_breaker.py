@@ -43,6 +43,7 @@ def completed(key: str) -> tuple[w.Case, w.Event]:
         ([failed("a"), completed("b"), failed("c")], ["c"]),
         ([failed("a", "system"), failed("b"), failed("c", "system")], ["b"]),
         ([failed("a"), (CASE, w.Succeeded("b", AT, 1, "m", AT, AT)), failed("b")], ["a", "b"]),  # exit 0 with bad results is no good job
+        ([failed("a"), failed("b"), (CASE._replace(key="a"), w.Retried("a", AT, "mended", "kim", False))], ["b"]),
         ([failed("a"), (CASE, w.Interrupted("b", AT, 1, "cut off"))], ["a"]),
         ([failed(str(number)) for number in range(300)], [str(number) for number in range(200, 300)]),
     ],
@@ -92,6 +93,8 @@ def test_the_row_is_in_the_fold_and_costs_no_reading_of_old_lines(tmp_path: Path
     (tmp_path / "cache" / "fold").unlink()
     again = Ledger(str(tmp_path), {"script": "t", "host": "h", "pid": 1, "user": "u"})
     assert again.state().failed == {"far/gpu0": row}
+    again.append([w.Retried(row[1], AT, "mended", "kim", False)], AT)
+    assert again.state().failed == {"far/gpu0": [row[0], *row[2:]]}
     again.append([w.Reopened("", AT, "far", "gpu0", "why", "kim")], AT)
     assert again.state().failed == {}
 
@@ -123,28 +126,28 @@ def site(tmp_path: Path, sshd: Sshd, pueued: Pueued, job: str, extra: str = "") 
     return Place(tmp_path / "site", host_text("ssh", "pueue", "scp", sshd, pueued), job, extra)
 
 
-LIMITS = '[job.groups]\n"0*" = ["gpu0"]\n"1*" = ["gpu1"]\n'
+LIMITS = '[job.groups]\n"s0*" = ["gpu0"]\n"s1*" = ["gpu1"]\n'
 
 
 def test_three_failed_cases_shut_a_group_and_another_goes_on_until_a_person_opens_it(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
     place = site(tmp_path, sshd, pueued, f'[ "$MQI_GROUP" = gpu1 ] || [ -e {tmp_path}/mended ] || exit 3\ncp "$MQI_INPUT/plan.txt" plan.out', LIMITS)
-    for name in ("0a", "0b", "0c"):
+    for name in ("s0a", "s0b", "s0c"):
         place.case(name)
     assert {row["status"] for row in ticked(place, "failed").values()} == {"failed"}
-    for name in ("0d", "1e"):
+    for name in ("s0d", "s1e"):
         place.case(name)
     rows = ticked(place, "failed", "completed", "pushed")
     for _ in range(2):
         place.tick()
     rows = place.rows()
-    assert {name: row["status"] for name, row in rows.items()} == {"0a": "failed", "0b": "failed", "0c": "failed", "0d": "pushed", "1e": "completed"}
+    assert {name: row["status"] for name, row in rows.items()} == {"s0a": "failed", "s0b": "failed", "s0c": "failed", "s0d": "pushed", "s1e": "completed"}
     assert '"status":"Running"' in pueued.client("status", "--json").replace(" ", "")  # the queue's own group goes on
     text = r'3 cases in a row failed in group gpu0 of far \([0-9a-f]{12}, [0-9a-f]{12}, [0-9a-f]{12}\), so it gets no more: see to it'
-    assert re.match(text, rows["0d"]["reason"]), rows["0d"]
-    said = place("mqi-case", "explain", "0d").out
+    assert re.match(text, rows["s0d"]["reason"]), rows["s0d"]
+    said = place("mqi-case", "explain", "s0d").out
     assert 'helps    mqi-case release --group gpu0 --host far --reason "..."' in said
     assert "needs a person" in said
-    assert re.search(text, place("mqi-case", "explain", "0d", "--look").out)
+    assert re.search(text, place("mqi-case", "explain", "s0d", "--look").out)
     report = place("mqi-report")
     assert report.code == 1
     assert re.search(text, report.out.rpartition("\n\n")[2] or report.out)
@@ -157,7 +160,7 @@ def test_three_failed_cases_shut_a_group_and_another_goes_on_until_a_person_open
     for words, wrong in (
         (["--group", "gpu1"], "no group gpu1 is left out for its failed cases; such groups: gpu0 of far"),
         (["--group", "gpu0", "--host", "near"], "such groups: gpu0 of far"),
-        ([], "release needs cases, or --group"), (["0d", "--group", "gpu0"], "release needs cases, or --group"),
+        ([], "release needs cases, or --group"), (["s0d", "--group", "gpu0"], "release needs cases, or --group"),
     ):  # fmt: skip
         ran = place("mqi-case", "release", *words, *BECAUSE)
         assert (ran.code, wrong in ran.err) == (2, True), ran
@@ -171,30 +174,30 @@ def test_three_failed_cases_shut_a_group_and_another_goes_on_until_a_person_open
     assert line["who"]
     assert "lets cases go to group gpu0 of far again: the card was replaced" in place("mqi-report", "--changes").out
     assert place("mqi-ledger", "verify").code == 0
-    assert ticked(place, "failed", "completed")["0d"]["status"] == "completed"
+    assert ticked(place, "failed", "completed")["s0d"]["status"] == "completed"
     assert "in a row failed" not in place("mqi-report").out
 
 
 def test_a_good_job_of_what_was_queued_already_opens_the_group(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
     job = f'grep -q good "$MQI_INPUT/plan.txt" || exit 3\nuntil [ -e {tmp_path}/go ]; do sleep 0.1; done\ncp "$MQI_INPUT/plan.txt" plan.out'
     place = site(tmp_path, sshd, pueued, job, '[breaker]\njobs = 2\n[job.groups]\n"*" = ["gpu0"]\n')
-    place.case("a")
-    place.case("b")
-    place.case("c", "good\n")
+    place.case("xa")
+    place.case("xb")
+    place.case("xc", "good\n")
     place("mqi-scan")
     place("mqi-push")
     assert place("mqi-submit").code == 0
     assert {row["status"] for row in place.rows().values()} == {"submitted"}
     wait_for(lambda: [row["status"] for row in (place.tick(), place.rows())[1].values()].count("failed") == 2)
-    place.case("d", "good too\n")
+    place.case("xd", "good too\n")
     for _ in range(2):
         place.tick()
     rows = place.rows()
-    assert (rows["c"]["status"], rows["d"]["status"]) == ("running", "pushed")
-    assert rows["d"]["reason"].startswith("2 cases in a row failed in group gpu0 of far")
+    assert (rows["xc"]["status"], rows["xd"]["status"]) == ("running", "pushed")
+    assert rows["xd"]["reason"].startswith("2 cases in a row failed in group gpu0 of far")
     (tmp_path / "go").touch()
     rows = ticked(place, "failed", "completed")
-    assert (rows["c"]["status"], rows["d"]["status"]) == ("completed", "completed")
+    assert (rows["xc"]["status"], rows["xd"]["status"]) == ("completed", "completed")
     assert Ledger(str(place.state), {}).state().failed == {}
 
 
@@ -232,15 +235,15 @@ def test_how_long_a_log_has_had_its_size(trace: w.Trace, mark: list[int], expect
 def test_a_silent_job_is_told_with_what_helps_and_nothing_happens_to_it(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
     place = site(tmp_path, sshd, pueued, "echo begun; sleep 600")
     place.config.write_text(place.config.read_text().replace('time_limit = "60s"', 'time_limit = "1h"\nsilent_limit = "2s"'))
-    place.case("a")
+    place.case("xa")
     for program in ("mqi-scan", "mqi-push", "mqi-submit"):
         place(program)
     sessions = sshd.sessions()
-    wait_for(lambda: place("mqi-poll").code == 0 and "job.silent_limit" in place.rows()["a"]["reason"])
-    row, before = place.rows()["a"], place.ledger()
+    wait_for(lambda: place("mqi-poll").code == 0 and "job.silent_limit" in place.rows()["xa"]["reason"])
+    row, before = place.rows()["xa"], place.ledger()
     assert row["status"] == "running"
     assert re.match(r"its log has not grown for \d+ min \(job.silent_limit\): see whether it hangs, and if so, `mqi-case cancel ", row["reason"])
-    said = place("mqi-case", "explain", "a").out
+    said = place("mqi-case", "explain", "xa").out
     assert "needs a person" in said
     assert re.search(r'helps    mqi-case cancel [0-9a-f]{12} --reason "..."', said)
     polls = sshd.sessions()
@@ -250,9 +253,9 @@ def test_a_silent_job_is_told_with_what_helps_and_nothing_happens_to_it(tmp_path
     with next(place.root.glob("cases/*/attempt-1/job.log")).open("a") as log:
         log.write("it goes on\n")
     place("mqi-poll")
-    assert place.rows()["a"]["reason"] == ""
-    place("mqi-case", "cancel", "a", *BECAUSE)
-    wait_for(lambda: place("mqi-poll").code == 0 and place.rows()["a"]["status"] == "cancelled")
+    assert place.rows()["xa"]["reason"] == ""
+    place("mqi-case", "cancel", "xa", *BECAUSE)
+    wait_for(lambda: place("mqi-poll").code == 0 and place.rows()["xa"]["status"] == "cancelled")
 
 
 def test_a_silent_job_is_ended_where_the_site_says_so_and_a_talking_one_is_not(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
@@ -260,20 +263,20 @@ def test_a_silent_job_is_ended_where_the_site_says_so_and_a_talking_one_is_not(t
     place = site(tmp_path, sshd, pueued, job)
     text = place.config.read_text().replace('time_limit = "60s"', 'time_limit = "1h"\nsilent_limit = "4s"\nsilent_end = true')
     place.config.write_text(text)
-    place.case("a", "mute\n")
-    place.case("b", "talks\n")
+    place.case("xa", "mute\n")
+    place.case("xb", "talks\n")
     for program in ("mqi-scan", "mqi-push", "mqi-submit"):
         place(program)
-    wait_for(lambda: (place("mqi-poll"), place.rows()["a"]["status"])[1] == "failed")
+    wait_for(lambda: (place("mqi-poll"), place.rows()["xa"]["status"])[1] == "failed")
     rows = place.rows()
-    assert (rows["a"]["reason"], rows["a"]["category"]) == (decide.SILENT, "application")
-    assert "the same once more can help" in rows["a"]["next"]
-    assert rows["b"]["status"] == "running"
+    assert (rows["xa"]["reason"], rows["xa"]["category"]) == (decide.SILENT, "application")
+    assert "the same once more can help" in rows["xa"]["next"]
+    assert rows["xb"]["status"] == "running"
     attempts = {path.read_text().split()[0].split(":")[1][:12]: path for path in place.root.glob("cases/*/attempt-1/status")}
-    assert alive(int(attempts[rows["a"]["case_id"]].read_text().split()[1])) == []
-    assert (attempts[rows["a"]["case_id"]].parent / "ending").read_text() == f"{decide.SILENT}\n"
+    assert alive(int(attempts[rows["xa"]["case_id"]].read_text().split()[1])) == []
+    assert (attempts[rows["xa"]["case_id"]].parent / "ending").read_text() == f"{decide.SILENT}\n"
     (tmp_path / "go").touch()
-    assert ticked(place, "failed", "completed")["b"]["status"] == "completed"
+    assert ticked(place, "failed", "completed")["xb"]["status"] == "completed"
 
 
 # --- queue and process tell differently
@@ -316,45 +319,45 @@ def begun(place: Place, name: str) -> int:
 
 def test_a_process_that_its_queue_does_not_know_any_more_is_told_and_left_to_run(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
     place = site(tmp_path, sshd, pueued, f'until [ -e {tmp_path}/go ]; do sleep 0.1; done; cp "$MQI_INPUT/plan.txt" plan.out')
-    begun(place, "a")
+    begun(place, "xa")
     pueued.wipe()
     pueued.start()
     pueued.groups(gpu0=1, gpu1=1)
     place("mqi-poll")
-    row = place.rows()["a"]
+    row = place.rows()["xa"]
     assert (row["status"], row["reason"]) == ("running", "its processes live, and the queue of far has no task of it any more: they run on, and their result counts")
-    assert f"why      {row['reason']}" in place("mqi-case", "explain", "a").out
+    assert f"why      {row['reason']}" in place("mqi-case", "explain", "xa").out
     (tmp_path / "go").touch()
-    row = ticked(place, "completed")["a"]
+    row = ticked(place, "completed")["xa"]
     assert (row["attempt"], row["reason"]) == (1, "")
 
 
 def test_a_task_whose_processes_are_gone_is_told_with_the_command_that_ends_it(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
     place = site(tmp_path, sshd, pueued, 'sleep 600; cp "$MQI_INPUT/plan.txt" plan.out')
-    group = begun(place, "a")
+    group = begun(place, "xa")
     label = "mqi1:" + next(place.root.glob("cases/*")).name + ":1"
     pueued.client("parallel", "2", "-g", "gpu0")
     pueued.client("parallel", "2", "-g", "gpu1")
-    pueued.client("add", f"--label={label}", "-g", place.rows()["a"]["pueue_group"], "--", "sleep 601")  # as `pueue restart` would leave it
+    pueued.client("add", f"--label={label}", "-g", place.rows()["xa"]["pueue_group"], "--", "sleep 601")  # as `pueue restart` would leave it
     wait_for(lambda: pueued.client("status", "--json").count('"Running"') >= 2)  # noqa: PLR2004
     os.killpg(group, 9)
     wait_for(lambda: alive(group) == [])
 
     def told() -> bool:
         place("mqi-poll")
-        return "its processes are gone" in place.rows()["a"]["reason"]
+        return "its processes are gone" in place.rows()["xa"]["reason"]
 
     wait_for(told)
-    row = place.rows()["a"]
+    row = place.rows()["xa"]
     assert row["status"] == "running"
     task = re.search(r"its processes are gone, and the queue of far still has its task: on far, `pueue kill (\d+)`", row["reason"])
     assert task, row
-    assert f"helps    pueue kill {task[1]}   (on far)" in place("mqi-case", "explain", "a").out
+    assert f"helps    pueue kill {task[1]}   (on far)" in place("mqi-case", "explain", "xa").out
     pueued.client("kill", task[1])
 
     def goes_on() -> bool:
         place("mqi-poll")
-        return bool(place.rows()["a"]["status"] == "pushed")
+        return bool(place.rows()["xa"]["status"] == "pushed")
 
     wait_for(goes_on)
-    assert "cut off" in place.rows()["a"]["reason"]
+    assert "cut off" in place.rows()["xa"]["reason"]

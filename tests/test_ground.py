@@ -164,7 +164,7 @@ def test_every_schema_is_one_and_describes_every_key(path: Path) -> None:
 
     walk(schema, "")
     if path.name.startswith("config"):
-        for table, key, rule in ((t, k, r) for t in ("site", "scan", "job", "retry", "schedule", "report") for k, r in schema["properties"][t]["properties"].items()):
+        for table, key, rule in ((t, k, r) for t in ("site", "scan", "job", "retry", "breaker", "schedule", "report") for k, r in schema["properties"][t]["properties"].items()):
             assert rule["examples"], f"{table}.{key}"
 
 

@@ -56,10 +56,10 @@ class Run:
 
     def failed(self, error: w.Failure, cases: Sequence[w.Case] = ()) -> None:
         """A trouble of one host or case: said, remembered, and the rest goes on."""
-        self.say(str(error))
+        until = outage.met(self.site, error, self.name, self.now()) if error.host and not self.args.dry_run else error.until
+        self.say(f"{error}{f'; timers leave it alone until {until}' if until else ''}")
         self.trouble.append(str(error))
         self.code = max(self.code, error.code)
-        until = outage.met(self.site, error, self.name, self.now()) if error.host and not self.args.dry_run else error.until
         self.waits(cases, str(error), error.category, until)
 
     def waits(self, cases: Sequence[w.Case], why: str, category: str, until: str = "") -> None:

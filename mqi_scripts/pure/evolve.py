@@ -202,10 +202,12 @@ def _recovered(case: w.Case, event: w.Recovered) -> w.Case | None:
 
 
 def streak(failed: Sequence[str], case: w.Case, event: w.Event) -> Sequence[str]:
-    """Keys of the cases that failed in a row in this one's group, after one more event of it: a verified result ends the row."""
+    """Keys of the cases that failed in a row in this one's group, after one more event of it: a verified result ends the row, and a
+    case that a person wants to be tried again counts no more."""
+    others = [key for key in failed if key != case.key]
     if isinstance(event, w.Failed) and event.category == "application":
-        return [*(key for key in failed if key != case.key), case.key][-ROW:]
-    return () if isinstance(event, w.Completed) else failed
+        return [*others, case.key][-ROW:]
+    return () if isinstance(event, w.Completed) else others if isinstance(event, w.Retried) else failed
 
 
 def _over(case: w.Case, status: str, reason: str, category: str) -> w.Case:

@@ -190,7 +190,7 @@ class Ledger:
                 for cases in (state.open, self._load_closed()):
                     cases.pop(case.key, None)
             (self._load_closed() if case.status in w.CLOSED else state.open)[case.key] = case
-            group = f"{case.host}/{case.group}"
+            group = f"{(old or case).host}/{(old or case).group}"  # of its last attempt
             if row := streak(state.failed.pop(group, ()), case, event):
                 state.failed[group] = row
             if isinstance(event, w.Succeeded):

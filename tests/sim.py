@@ -411,7 +411,6 @@ class Book:
             old = self.all.get(event.case) or case
             self.all[event.case], group = case, f"{old.host}/{old.group}"
             self.failed[group] = streak(self.failed.get(group, ()), case, event)
-            self.failed[group] = streak(self.failed.get(group, ()), case, event)
             self.log.append(codec.to_dict(event))
             stored.append(event)
             self.world.tell(f"{type(event).__name__.lower()} {event.case}:{getattr(event, 'attempt', '')}")

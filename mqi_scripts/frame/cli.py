@@ -16,7 +16,6 @@ from mqi_scripts.world import config, files, lock, outage
 from mqi_scripts.world.ledger import Ledger
 
 Work = Callable[["Run"], None]
-TIMER = "MQI_TIMER"  # set in the environment by the units and by the crontab, and by nobody else
 
 
 class Run:
@@ -71,8 +70,7 @@ class Run:
         for note in look.notes:
             self.say(f"{host}: {note}")
         if look.trouble:
-            text = f"the queue of {host} does not answer: {look.trouble}. See: mqi-check"
-            self.failed(w.Unreachable(text).of(host, w.Failure.category))
+            self.failed(w.Unreachable(f"the queue of {host} does not answer: {look.trouble}. See: mqi-check").of(host, "system"))
 
     def chosen(self, *statuses: str) -> list[w.Case]:
         """The cases to work on: those named on the command line or stdin, else all that are due."""
@@ -104,7 +102,8 @@ class Run:
             with self.isolated(mine):
                 if name not in known:
                     raise w.Configuration(f"hosts.{name} left the configuration with {len(mine)} cases on it: put it back")
-                if TIMER in os.environ and (trouble := outage.fresh(self.site, name, self.name, self.now())):
+                # units and crontab set it, and nobody else does
+                if "MQI_TIMER" in os.environ and (trouble := outage.fresh(self.site, name, self.name, self.now())):
                     raise trouble
                 before = len(self.trouble)
                 act(self, known[name], mine)

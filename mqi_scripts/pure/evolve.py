@@ -9,7 +9,6 @@ EARLY = (w.HELD, w.FOUND, w.PUSHED)
 OUT = (w.PUSHED, w.SUBMITTED)  # an open attempt here is intended or submitted, and has not been seen to begin
 BARRED = (w.Held, w.Released, w.Changed, w.Submitting)  # while what a person asked for stands
 AGAIN = w.Reason("to be read again", "", "the next mqi-scan reads its folder again")
-ROW = 100  # failed cases in a row that are remembered of a group
 BEGUN = (w.RUNNING, w.COMPUTED, w.COMPLETED, w.FAILED, w.CANCELLED)
 
 
@@ -206,7 +205,7 @@ def streak(failed: Sequence[str], case: w.Case, event: w.Event) -> Sequence[str]
     case that a person wants to be tried again counts no more."""
     others = [key for key in failed if key != case.key]
     if isinstance(event, w.Failed) and event.category == "application":
-        return [*others, case.key][-ROW:]
+        return [*others, case.key][-100:]  # breaker.jobs is not more
     return () if isinstance(event, w.Completed) else others if isinstance(event, w.Retried) else failed
 
 

@@ -49,8 +49,7 @@ def why_none(
         known = ", ".join(group.name for group in groups) or "none"
         what = " ".join(patterns) + (f" and job.groups ({' '.join(may)})" if usable(groups, patterns) else "")
         return f"no group of {host} matches {what} (there: {known}): make one there, `pueue group add`"
-    able = [group.name for group in ours if group.running]
-    if not able:
+    if not (able := [group.name for group in ours if group.running]):
         names = ", ".join(group.name for group in ours)
         return f"every group of {host} is paused ({names}): on {host}, `pueue start -g {ours[0].name}`"
     return "; ".join(bad[name] for name in able) if all(name in bad for name in able) else ""

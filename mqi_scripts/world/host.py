@@ -173,8 +173,8 @@ class Host:
         means = next((text for word, text in TROUBLE if word in err), what)
         kind = Disk if "No space left" in err else Configuration if "mqi-remote: " in err else Unreachable
         who = f"{self.name} ({self.config.address or 'this machine'})"
-        failure = kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check")
-        return failure.of(self.name, Configuration.category if any(word in err for word in REFUSED) else "")
+        category = Configuration.category if any(word in err for word in REFUSED) else kind.category
+        return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check").of(self.name, category)
 
     def reach(self, command: str) -> Sequence[str]:
         """The argument list that runs a command line of ours (a path of ours in it, nothing else) on the host."""

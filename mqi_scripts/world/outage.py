@@ -16,8 +16,7 @@ from mqi_scripts.world.files import read_note, write_note
 
 def fresh(site: Site, host: str, script: str, now: str) -> Failure | None:
     """The trouble for which that script leaves the host alone now, as it was met."""
-    kept = read_note(path(site.state, host))
-    for note in filter(None, (kept.get(""), kept.get(script))):
+    for note in filter(None, map(read_note(path(site.state, host)).get, ("", script))):
         if retry.rests(note, _sign(site, host), site.retry.most, now):
             failure = Failure(note["why"])
             vars(failure).update(note)
@@ -34,8 +33,7 @@ def met(site: Site, failure: Failure, script: str, now: str) -> str:
         return str(old["until"])
     count = old.get("failures", 0) + 1
     later = timedelta(seconds=retry.delay(count, rules.first, rules.factor, rules.most, os.urandom(1)[0] / 256))
-    refused = failure.category == Configuration.category
-    until = retry.CHANGE if refused else codec.stamp(datetime.fromisoformat(now) + later)
+    until = retry.CHANGE if failure.category == Configuration.category else codec.stamp(datetime.fromisoformat(now) + later)
     note = {"why": str(failure), "code": failure.code, "category": failure.category}
     write_note(where, kept | {key: note | {"failures": count, "until": until, "sign": sign}})
     return until

@@ -396,6 +396,10 @@ class Month:
                 if group["status"] != "Running":
                     self.visits["start a group"] += 1
                     self.queue.client("start", "-g", name)
+        for group in json.loads(self.place("mqi-report", "--json").out)["groups"]:
+            if group["broken"]:
+                self.visits["release a group"] += 1
+                self.place("mqi-case", "release", "--group", group["group"], "--reason", "the daily look")
         for name, row in self.rows().items():
             kind = self.kinds[name]
             if row["status"] in KINDS[kind].ends and not (kind == "gone" and row["status"] == "found"):

@@ -32,6 +32,7 @@ SENTENCES: dict[type, str] = {
     w.Retried: "{e.who} wants a new attempt{gone}: {e.reason}",
     w.Noted: "{e.who} notes: {e.reason}",
     w.Completed: "completed: {e.files} results, {size}, every byte verified here",
+    w.Cleaned: "its input and output are not on {e.host} any more, {size} were removed",
     w.Prioritized: "priority {e.priority}: {e.reason}",
 }
 

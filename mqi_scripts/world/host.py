@@ -43,7 +43,7 @@ class Host:
     def __init__(self, config: HostConfig, state: str, ledger: str, used: bool, holds: Callable[[Head], bool]) -> None:
         self.config, self.name, self.state = config, config.name, state
         self.ledger, self.used, self.holds = ledger, used, holds
-        self.shown = "-" if used else "new"
+        self.shown, self.room = "-" if used else "new", -1  # free bytes there, once a session has told
         self.gate = config.gate and config.transport == "ssh"
         self.scp = config.transfer == "scp" and config.transport == "ssh" and not config.gate
 
@@ -131,6 +131,7 @@ class Host:
             said = readers.answer(ran.out, nonce)
         except readers.Unreadable as error:
             raise self._trouble(ran.err, ran.ended or str(error)) from None
+        self.room = readers.room(said) if said.named("room") else self.room
         if judged:
             self._judge(said, verb)
         return said

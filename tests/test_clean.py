@@ -242,6 +242,16 @@ def test_a_case_whose_lock_is_held_or_whose_group_lives_stays(place: Place) -> N
     assert not inputs(place)
 
 
+def test_a_host_that_left_the_configuration_troubles_nobody(place: Place) -> None:
+    place.case("p")
+    place.until("completed")
+    place.config.write_text(place.config.read_text().replace("[hosts.far", "[hosts.near").replace(f'root = "{place.root}"', f'root = "{place.root}2"'))
+    ran = place("mqi-clean")
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+    assert "hosts.far left the configuration" in place("mqi-clean", "p").err
+    assert inputs(place)
+
+
 def test_a_silent_queue_keeps_everything(tmp_path: Path, pueued: Pueued) -> None:
     place = at_once(Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), JOB))
     place.case("a")

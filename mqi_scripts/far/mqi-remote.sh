@@ -295,7 +295,7 @@ marks() { # LOG: lines of it that hold a failure marker, success markers that it
   done
 }
 
-# --- clean: what cases at rest leave of input and output gets another name, whole, and is deleted; so are their tasks, but for the
+# --- clean: what cases at rest leave of input and output gets another name, whole, and goes; so are their tasks, but for the
 # queue's last, whose id would be given again; and what was staged and is old. Claims, results, manifests and logs stay
 
 do_clean() { # DO (0: only tell what would go) MINUTES [KEY ATTEMPT]...
@@ -322,7 +322,7 @@ clean_case() { # KEY ATTEMPT: nothing is said of it if an attempt lives, could s
   old=$(find "$root/cases/$1" -maxdepth 2 -type d -regextype posix-extended -regex '.*/(input-[0-9a-f]{64}|attempt-[0-9]+/output)')
   # shellcheck disable=SC2086
   kilobytes=$(size $old)
-  [ "$act" = 0 ] || (flock -n 6 && for at in $old; do mv -T "$at" "$at.old-$nonce" || exit; done) 6<"$root/cases/$1/lock" || return
+  [ "$act" = 0 ] || (flock -n 6 && for at in $old; do mv -T "$at" "$at.old-${head%% *}" || exit; done) 6<"$root/cases/$1/lock" || return
   say cleaned "$1" "$kilobytes"
 }
 

@@ -188,6 +188,25 @@ def test_a_case_that_runs_and_one_whose_results_are_not_as_recorded_stay(tmp_pat
     assert place.until("completed")["slow"]["attempt"] == 1
 
 
+def test_names_that_a_job_made_are_never_taken_apart(tmp_path: Path) -> None:
+    """Beside its output, where a job has no business, blanks in names would make words, and words would be deleted."""
+    job = f'''{JOB}; mkdir -p "../x CANARY y.old-1/d" "../../z CANARY/input-{"a" * 64}" "../../attempt-0 CANARY/output.old-1" "../x.old-1/d"'''
+    place = at_once(Place(tmp_path / "site", host_text("local", "direct", "tar", None, None), job))
+    place.case("p")
+    place.until("completed")
+    home = tmp_path / "cwd"
+    for name in ("CANARY", "y.old-1", "CANARY/output.old-1", f"CANARY/input-{'a' * 64}", "2"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    before = sorted(home.rglob("*"))
+    (next(place.root.glob("cases/*/attempt-0 CANARY"))).rename(next(place.root.glob("cases/*")) / "other CANARY")  # else nothing is done
+    ran = subprocess.run(place.argv("mqi-clean"), cwd=home, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(home.rglob("*")) == before
+    assert not inputs(place)
+    assert {path.name for path in place.root.glob("cases/*/attempt-1/*CANARY*")} == {"x CANARY y.old-1"}
+    assert not list(place.root.glob("cases/*/attempt-1/x.old-1"))
+
+
 # --- the far side checks it all again, whatever the gateway says
 
 

@@ -295,18 +295,18 @@ marks() { # LOG: lines of it that hold a failure marker, success markers that it
   done
 }
 
-# --- clean: what cases at rest leave of input and output gets another name, whole, and goes; so are their tasks, but for the
+# --- clean: what cases at rest leave of input and output gets another name, whole, and goes; so do their tasks, but for the
 # queue's last, whose id would be given again; and what was staged and is old. Claims, results, manifests and logs stay
 
 do_clean() { # DO (0: only tell what would go) MINUTES [KEY ATTEMPT]...
-  act=$1 minutes=$2 && shift 2
+  act=$1 minutes=$2 plain='[A-Za-z0-9._/+=@-]*' && shift 2 # what a job may have named otherwise is left alone
   if [ "$act" = 1 ]; then own_root; else owner; fi || return
   last=$(ids "$(pq status --json 2>&1)" | sort -n | tail -n 1)
   pairs clean_case "$@"
   exec 7>&- # the rest may take its time: it is nobody's
-  old=$(find "$root/staging" "$root/outgoing" "$root/incoming" -mindepth 1 -maxdepth 1 -type d -mmin "+$minutes" 2>/dev/null
-    find "$root/cases" -mindepth 2 -maxdepth 3 -type d -name '*.old-*')
-  # shellcheck disable=SC2086 # paths of ours, without blanks
+  old=$(find "$root/staging" "$root/outgoing" "$root/incoming" -maxdepth 1 -regex "$plain/[0-9a-f-]+" -mmin "+$minutes" 2>/dev/null
+    find "$root/cases" -mindepth 2 -maxdepth 3 -type d -regex "${plain}[.]old-[0-9]+")
+  # shellcheck disable=SC2086 # plain paths
   say left "$(size $old)" &&
     { [ "$act" = 0 ] || { sync -f "$root/cases" && chmod -R u+rwX "$root/staging" $old && rm -rf $old; } || return 74; }
   room
@@ -319,7 +319,7 @@ clean_case() { # KEY ATTEMPT: nothing is said of it if an attempt lives, could s
     case $claim$lock$alive in begun00 | revoked00) [ "$number" -le "$2" ] ;; *) false ;; esac || return
     [ "$act" = 0 ] || drop_task "$1" "$number" || [ $? -eq 1 ] || return
   done
-  old=$(find "$root/cases/$1" -maxdepth 2 -type d -regextype posix-extended -regex '.*/(input-[0-9a-f]{64}|attempt-[0-9]+/output)')
+  old=$(find "$root/cases/$1" -maxdepth 2 -type d -regextype egrep -regex "$plain/(input-[0-9a-f]{64}|attempt-[0-9]+/output)")
   # shellcheck disable=SC2086
   kilobytes=$(size $old)
   [ "$act" = 0 ] || (flock -n 6 && for at in $old; do mv -T "$at" "$at.old-${head%% *}" || exit; done) 6<"$root/cases/$1/lock" || return

@@ -199,6 +199,8 @@ Cancelled = NamedTuple("Cancelled", [("case", str), ("at", str), ("attempt", int
 Completed = NamedTuple("Completed", [
     ("case", str), ("at", str), ("attempt", int), ("digest", str), ("files", int), ("bytes", int),
 ])  # fmt: skip
+# what it had of input and output on that host is not there any more: mqi-clean removed so many bytes, or mqi-submit found none
+Cleaned = NamedTuple("Cleaned", [("case", str), ("at", str), ("attempt", int), ("host", str), ("bytes", int)])
 # an operator said how urgent it is, 0 to TOP
 Prioritized = NamedTuple("Prioritized", [("case", str), ("at", str), ("priority", int), ("reason", str)])
 # the ledger was mended: both digests where a file was replaced
@@ -209,7 +211,7 @@ Lost = NamedTuple("Lost", [("case", str), ("at", str), ("upto", int), ("digest",
 Event = (
     Opened | Rooted | Found | Held | Released | Changed | Stale | Gone | Back | Pushed | Submitting | Submitted
     | Missing | Revoked | Started | Succeeded | Failed | Interrupted | Cancelled | Completed | Repaired | Chosen | Salvaged
-    | Prioritized | Asked | Lifted | Retried | Noted | Recovered | Lost | Reopened
+    | Prioritized | Asked | Lifted | Retried | Noted | Recovered | Lost | Reopened | Cleaned
 )  # fmt: skip
 
 
@@ -222,7 +224,8 @@ class Case(NamedTuple):
     for the attempt's revocation. digest: content of the current input, facts: its profile's. part: see Found. chosen: the
     parts of the folder that a person chose. decisions: of persons, as (when, who, what). salvaged: what verified of the
     failed attempt is here. retry: whether the same once more can help. priority: 0 to TOP. asked: what a person asked for, who
-    and why; a hold stays here until it is lifted, and the line leaves the case alone meanwhile.
+    and why; a hold stays here until it is lifted, and the line leaves the case alone meanwhile. cleaned: its host has no input or
+    output of it any more.
     """
 
     key: str
@@ -264,6 +267,7 @@ class Case(NamedTuple):
     retry: bool = False
     priority: int = 5
     asked: tuple[str, ...] = ()
+    cleaned: bool = False
 
     @property
     def folder(self) -> str:

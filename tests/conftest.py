@@ -250,9 +250,9 @@ class Place:
         self.env: dict[str, str] = {}
         self.front: list[str] = []  # what starts the programs, if it is not we ourselves
         self.config.write_text(
-            f'[site]\nname = "T"\ninbox = "{self.inbox}"\nresults = "{self.results}"\nstate = "{self.state}"\n'
+            f'[site]\nname = "T"\ninbox = "{self.inbox}"\nresults = "{self.results}"\nstate = "{self.state}"\nreserve = {64 << 20}\n'
             f'[scan]\nquiet = "0s"\n[job]\ncommand = \'\'\'\necho "$MQI_CASE $MQI_ATTEMPT" >>{self.runs} || exit 98\n{job}\n\'\'\'\n'
-            f'results = ["*.out"]\ntime_limit = "60s"\n{extra}\n[hosts.far]\nroot = "{self.root}"\n{host}\n'
+            f'results = ["*.out"]\ntime_limit = "60s"\n{extra}\n[hosts.far]\nroot = "{self.root}"\nreserve = {64 << 20}\n{host}\n'
         )
 
     def case(self, name: str, content: str | None = None) -> Path:

@@ -242,7 +242,7 @@ def test_an_upgrade_stops_the_timers_switches_and_starts_them_again(machine: Mac
 def test_the_target_stops_and_starts_everything(machine: Machine) -> None:
     active = "systemctl list-units --state=active --plain --no-legend 'mqi-*.timer' | wc -l"
     running = int(machine.ok(active))
-    assert running >= 7
+    assert running >= 9
     machine.ok("systemctl stop mqi.target")
     assert int(machine.ok(active)) == 0
     assert machine.ok("systemctl list-units --state=activating --plain --no-legend 'mqi@*.service'") == ""

@@ -13,7 +13,7 @@ from test_ground import project
 
 UNITS = REPO / "systemd"
 LINE = ("scan", "push", "submit", "poll", "fetch")
-CALENDAR = {"report": "report", "ledger-verify": "ledger verify", "ledger-backup": "ledger backup /var/backups/mqi"}  # timers by the calendar, and what they run
+CALENDAR = {"clean": "clean", "report": "report", "ledger-verify": "ledger verify", "ledger-backup": "ledger backup /var/backups/mqi"}  # timers by the calendar, and what they run
 # of the list in the reference, what is not there: why stands in the unit
 LEFT_OUT = {"LogsDirectory", "LogsDirectoryMode", "LoadCredential", "TemporaryFileSystem", "IPAddressDeny", "IPAddressAllow", "ReadOnlyPaths"}
 LIST = re.findall(r"\w+", """UMask StateDirectory StateDirectoryMode RuntimeDirectory RuntimeDirectoryMode SuccessExitStatus TimeoutStartSec TimeoutStopSec KillMode

@@ -4,17 +4,18 @@
 # MQI-BEGIN <nonce> and MQI-END <nonce> <exit code>; without that last line nothing it said is evidence.
 main() {
   nonce=$1 root=$2 engine=$3 queue=$4 conf=$5 slots=$6 ledger=$7 shown=$8 head=$9 verb=${10}
-  shift 10
-  settle
+  shift 10 && settle
   printf 'MQI-BEGIN %s\n' "$nonce"
   case $verb in
-  check | look | stage | publish | submit | results | end | survey) "do_$verb" "$@" ;;
+  check | look | stage | publish | submit | results | end | clean | survey) "do_$verb" "$@" ;;
   *) say note "no such verb: $verb" && false ;;
   esac
   printf 'MQI-END %s %s\n' "$nonce" $?
 }
 
-settle() { umask 077 && set -f && export LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin; }
+settle() { umask 077; set -f; export LC_ALL=C PATH=/usr/local/bin:/usr/bin:/bin; read -r boot </proc/sys/kernel/random/boot_id; }
+
+pairs() { each=$1 && shift && while [ $# -gt 1 ]; do "$each" "$1" "$2"; shift 2; done; } # FUNCTION [KEY WORD]...
 
 say() { # WORD...: one line of the answer, fields parted by tabs
   blank=$IFS IFS='	'
@@ -24,11 +25,7 @@ say() { # WORD...: one line of the answer, fields parted by tabs
 
 # --- the root: who owns it, and which head of the ledger it was shown last
 
-owner() {
-  owned=
-  if [ -f "$root/ledger" ]; then IFS= read -r owned <"$root/ledger" || owned=; fi
-  say root "${owned:--}"
-}
+owner() { owned=$(head -n 1 "$root/ledger" 2>/dev/null); say root "${owned:--}"; }
 
 own_root() { # under the root's lock (fd 7): it still says what the gateway checked; then it is shown the new head
   lock_root || return
@@ -44,6 +41,7 @@ show_head() {
     mv -T "$root/ledger.new" "$root/ledger" && say root "$ledger $head" || return 74
 }
 
+size() { du -skc /dev/null "$@" 2>/dev/null | sed -n '$s/\t.*//p'; } # FOLDER...: kilobytes
 room() { say room "$(df -k --output=avail,iavail "$root" 2>/dev/null | sed '1d; s/^ *//; s/  */\t/')"; } # kilobytes, inodes
 
 # --- the queue, one engine each: ask prints its answer; add makes one task; find tells whether a label is there
@@ -78,12 +76,14 @@ add_task() { # KEY ATTEMPT GROUP: exit code and text are no evidence; the look a
   esac || say note "adding mqi1:$1:$2 to $3: $(printf '%.300s' "$said" | tr '\n\t' '  ')"
 }
 
-drop_task() { # KEY ATTEMPT: what waits under that label, by the ids of this same look; no id, nothing is asked of the queue
+drop_task() { # KEY ATTEMPT: what is under that label but $last, by the ids of this same look; no id, nothing is asked of the queue
   find_label "mqi1:$1:$2" || return
-  for id in $(printf '%s\n' "$seen" | tr '{' '\n' | sed -n 's/^"id":\([0-9][0-9]*\),"created_at".*/\1/p'); do
-    pq remove "$id" >/dev/null 2>&1 # one that runs is refused, and leaves by itself: its claim is taken
+  for id in $(ids "$seen"); do # one that runs is refused, and leaves by itself: its claim is taken
+    [ "$id" = "${last-}" ] || pq remove "$id" >/dev/null 2>&1
   done
 }
+
+ids() { printf '%s\n' "$1" | tr '{' '\n' | sed -n 's/^"id":\([0-9][0-9]*\),"created_at".*/\1/p'; }
 
 # --- look: the queue first, then each attempt's claim, then its life, then its result: in this order nothing is
 # called dead that lived, and nothing resultless that wrote its result while we looked
@@ -93,21 +93,17 @@ do_look() { # [KEY ATTEMPT]...
   room
   if [ ! -r "$root/cases" ] || [ ! -x "$root/cases" ]; then say note "$root/cases cannot be read" && return 69; fi
   ask_queue
-  read -r boot </proc/sys/kernel/random/boot_id && read -r up _ </proc/uptime && up=${up%.*} logs=''
+  read -r up _ </proc/uptime && up=${up%.*} logs=''
   held=" $(lock_files "$@" | xargs -r stat -c '%d %i %n' 2>/dev/null | awk '
     BEGIN { while ((getline line < "/proc/locks") > 0) { split(line, f, " "); if (f[2] == "FLOCK") busy[f[6]] = 1 } }
     { at = sprintf("%02x:%02x:%s", int($1 / 256) % 4096, $1 % 256 + int($1 / 1048576) * 256, $2)
       if (at in busy) { n = split($3, f, "/"); printf "%s ", f[n - 1] } }')"
-  while [ $# -gt 1 ]; do
-    look_one "$1" "$2"
-    shift 2
-  done
+  pairs look_one "$@"
   printf '%s' "$logs" | xargs -r stat -c 'log	%s	%n' 2>/dev/null
   say logs
   printf '%s' "$logs" | xargs -r tail -v -c 600 2>/dev/null
   echo
 }
-
 lock_files() { while [ $# -gt 1 ]; do printf '%s\n' "$root/cases/$1/lock" && shift 2; done; }
 
 look_one() { # KEY ATTEMPT
@@ -154,44 +150,35 @@ do_stage() { # [KEY DIGEST]...
   owner
   [ -n "$owned" ] || return 69
   room
-  while [ $# -gt 1 ]; do
-    if [ -d "$root/cases/$1/input-$2" ]; then
-      say published "$1" "$2"
-    elif [ -d "$root/staging/$1-$2/files" ]; then
-      (cd "$root/staging/$1-$2/files" && find . -type f ! -path '*[[:cntrl:]]*' -printf "staged\t$1\t%s\t%P\n")
-    fi
-    shift 2
-  done
+  pairs stage_one "$@"
 }
+
+published() { [ -d "$root/cases/$1/input-$2" ] && say published "$1" "$2"; }
+stage_one() {
+  published "$1" "$2" || (cd "$root/staging/$1-$2/files" && find . -type f ! -path '*[[:cntrl:]]*' -printf "staged\t$1\t%s\t%P\n")
+} 2>/dev/null # neither published nor staged
 
 do_publish() { # [KEY DIGEST]...
   own_root || return
   sync -f "$root/staging" & # while it is verified: what is left for the flush below is little
   good=
-  while [ $# -gt 1 ]; do
-    if [ -d "$root/cases/$1/input-$2" ]; then
-      say published "$1" "$2"
-    elif verify "$1" "$2"; then
-      good="$good $1 $2"
-    fi
-    shift 2
-  done
+  pairs verify "$@"
   sync -f "$root/staging" || return 74
   # shellcheck disable=SC2086 # keys and digests
-  set -- $good
-  while [ $# -gt 1 ]; do
-    from=$root/staging/$1-$2 to=$root/cases/$1
-    mkdir -p "$to" && : >>"$to/lock" && mv -T "$from/manifest" "$to/input-$2.sha256" &&
-      mv -T "$from/files" "$to/input-$2" && chmod -R a-w "$to/input-$2" && rm -rf "$from" && say published "$1" "$2"
-    shift 2
-  done
+  pairs publish_one $good
   sync -f "$root/cases" || return 74
 }
 
-verify() { # KEY DIGEST: what is staged is the manifest's files and nothing else; what is wrong goes
-  if ! cd "$root/staging/$1-$2/files" || [ "$(sha256sum <../manifest)" != "$2  -" ]; then
-    say wrong "$1" "its manifest did not arrive whole" && return 1
-  fi
+publish_one() {
+  from=$root/staging/$1-$2 to=$root/cases/$1
+  mkdir -p "$to" && : >>"$to/lock" && mv -T "$from/manifest" "$to/input-$2.sha256" &&
+    mv -T "$from/files" "$to/input-$2" && chmod -R a-w "$to/input-$2" && rm -rf "$from" && say published "$1" "$2"
+}
+
+verify() { # KEY DIGEST: it is good if what is staged is the manifest's files and nothing else; what is wrong goes
+  ! published "$1" "$2" || return
+  { cd "$root/staging/$1-$2/files" && [ "$(sha256sum <../manifest)" = "$2  -" ]; } ||
+    { say wrong "$1" "its manifest did not arrive whole" && return 1; }
   sort ../manifest >../expected
   odd=$(find . \( ! -type d ! -type f -o -path '*[[:cntrl:]\\]*' \) -print -delete)
   cores=$(nproc) files=$(wc -l <../manifest) tool=sha256sum # a few files a process, so that all cores are busy to the end
@@ -200,7 +187,7 @@ verify() { # KEY DIGEST: what is staged is the manifest's files and nothing else
   wrong=$(find . -type f -print0 | xargs -0 -r -n $((files / cores / 4 + 1)) -P "$cores" $tool | sed 's| [ *]\./|  |' |
     sort | comm -3 - ../expected)
   rm -f ../expected
-  [ -n "$wrong$odd" ] || return 0
+  [ -n "$wrong$odd" ] || { good="$good $1 $2" && return; }
   printf '%s\n' "$wrong" | sed -n 's|^\t*[0-9a-f]\{64\}  |./|p' | sort -u | tr '\n' '\0' | xargs -0 -r rm -f --
   say wrong "$1" "not all of its files verified" && return 1
 }
@@ -210,11 +197,9 @@ verify() { # KEY DIGEST: what is staged is the manifest's files and nothing else
 do_submit() { # WRAPPER-DIGEST WRAPPER COMMAND VERSION-COMMAND LIMIT [revoke KEY ATTEMPT]... [add KEY ATTEMPT DIGEST GROUP
   # SLOTS DEVICES]... look [KEY ATTEMPT]...
   own_root || return
-  wrapper=$root/bin/$1/mqi-job text=${2:-$(installed_wrapper)} command=$3 version=$4 limit=$5
-  if [ ! -f "$wrapper" ]; then
-    mkdir -p "$root/bin/$1" && printf '%s\n' "$text" >"$wrapper.new" && sync "$wrapper.new" && mv -T "$wrapper.new" "$wrapper"
-  fi || return 74
-  shift 5
+  wrapper=$root/bin/$1/mqi-job text=${2:-$(installed_wrapper)} command=$3 version=$4 limit=$5 && shift 5
+  [ -f "$wrapper" ] || { mkdir -p "${wrapper%/*}" && printf '%s\n' "$text" >"$wrapper.new" && sync "$wrapper.new" &&
+    mv -T "$wrapper.new" "$wrapper"; } || return 74
   while [ "$1" = revoke ]; do # from now on it can never start, unless it has begun
     mkdir -p "$root/cases/$2/attempt-$3" && ln -sT revoked "$root/cases/$2/attempt-$3/claim" 2>/dev/null &&
       drop_task "$2" "$3"
@@ -229,8 +214,7 @@ do_submit() { # WRAPPER-DIGEST WRAPPER COMMAND VERSION-COMMAND LIMIT [revoke KEY
   [ -z "$made" ] || sync -f "$root/cases" || return 74
   # shellcheck disable=SC2086 # keys, numbers, groups
   printf '%s %s %s\n' $made | while read -r key number group; do [ -z "$group" ] || add_task "$key" "$number" "$group"; done
-  exec 7>&-
-  shift
+  exec 7>&- && shift
   do_look "$@"
 }
 
@@ -249,16 +233,13 @@ make_attempt() { # KEY ATTEMPT DIGEST GROUP SLOTS DEVICES: 0 if it is new, so th
 
 do_end() { # REASON GRACE [KEY ATTEMPT]...
   own_root || return
-  why=$1 grace=$2
-  shift 2
-  read -r boot </proc/sys/kernel/random/boot_id
+  why=$1 grace=$2 && shift 2
   end_each TERM "$@" || while [ "$grace" -gt 0 ] && ! end_each 0 "$@"; do sleep 1 && grace=$((grace - 1)); done
   end_each KILL "$@" || true
 }
 
 end_each() { # SIGNAL [KEY ATTEMPT]...: 0 if no such group lives
-  signal=$1 none=0
-  shift
+  signal=$1 none=0 && shift
   while [ $# -gt 1 ]; do
     at=$root/cases/$1/attempt-$2
     recorded "$at"
@@ -277,8 +258,7 @@ end_each() { # SIGNAL [KEY ATTEMPT]...: 0 if no such group lives
 
 do_results() { # PATTERNS FAILURE-MARKERS SUCCESS-MARKERS (one a line each) [KEY ATTEMPT]...
   owner
-  patterns=$1 failure=$2 success=$3
-  shift 3
+  patterns=$1 failure=$2 success=$3 && shift 3
   rm -rf "$root/outgoing" && mkdir "$root/outgoing" || return 74
   while [ $# -gt 1 ]; do
     if ! link_results "$root/cases/$1/attempt-$2" "$root/outgoing/$1-$2"; then
@@ -315,16 +295,45 @@ marks() { # LOG: lines of it that hold a failure marker, success markers that it
   done
 }
 
+# --- clean: what cases at rest leave of input and output gets another name, whole, and goes; so do their tasks, but for the
+# queue's last, whose id would be given again; and what was staged and is old. Claims, results, manifests and logs stay
+
+do_clean() { # DO (0: only tell what would go) MINUTES [KEY ATTEMPT]...
+  act=$1 minutes=$2 plain='[A-Za-z0-9._/+=@-]*' && shift 2 # what a job may have named otherwise is left alone
+  if [ "$act" = 1 ]; then own_root; else owner; fi || return
+  last=$(ids "$(pq status --json 2>&1)" | sort -n | tail -n 1)
+  pairs clean_case "$@"
+  exec 7>&- # the rest may take its time: it is nobody's
+  old=$(find "$root/staging" "$root/outgoing" "$root/incoming" -maxdepth 1 -regex "$plain/[0-9a-f-]+" -mmin "+$minutes" 2>/dev/null
+    find "$root/cases" -mindepth 2 -maxdepth 3 -type d -regex "${plain}[.]old-[0-9]+")
+  # shellcheck disable=SC2086 # plain paths
+  say left "$(size $old)" &&
+    { [ "$act" = 0 ] || { sync -f "$root/cases" && chmod -R u+rwX "$root/staging" $old && rm -rf $old; } || return 74; }
+  room
+}
+
+clean_case() { # KEY ATTEMPT: nothing is said of it if an attempt lives, could start or is a later one, or the queue is silent
+  [ -f "$root/cases/$1/lock" ] || { say cleaned "$1" 0 && return; } # nothing of it was ever published here
+  for number in $(find "$root/cases/$1" -maxdepth 1 -name 'attempt-*[0-9]' -printf '%f ' | sed 's/attempt-//g'); do
+    look_one "$1" "$number" >/dev/null
+    case $claim$lock$alive in begun00 | revoked00) [ "$number" -le "$2" ] ;; *) false ;; esac || return
+    [ "$act" = 0 ] || drop_task "$1" "$number" || [ $? -eq 1 ] || return
+  done
+  old=$(find "$root/cases/$1" -maxdepth 2 -type d -regextype egrep -regex "$plain/(input-[0-9a-f]{64}|attempt-[0-9]+/output)")
+  # shellcheck disable=SC2086
+  kilobytes=$(size $old)
+  [ "$act" = 0 ] || (flock -n 6 && for at in $old; do mv -T "$at" "$at.old-${head%% *}" || exit; done) 6<"$root/cases/$1/lock" || return
+  say cleaned "$1" "$kilobytes"
+}
+
 # --- survey: what the root has of every case; and the manifests of some inputs, for a gateway that lost them
 
 do_survey() { # [KEY DIGEST]...
   own_root || return
   (cd "$root/cases" && find . -mindepth 1 -maxdepth 2 -type d -printf 'have\t%P\n') || return
-  while [ $# -gt 1 ]; do
-    sed "s/^/sum\t$1-$2\t/" "$root/cases/$1/input-$2.sha256" 2>/dev/null
-    shift 2
-  done
+  pairs sums_of "$@"
 }
+sums_of() { sed "s/^/sum\t$1-$2\t/" "$root/cases/$1/input-$2.sha256" 2>/dev/null; }
 
 # --- check: what mqi-check asks about a host
 
@@ -382,6 +391,7 @@ enter() { # COMMAND: its words are one line, a blank between two, each byte of a
   'mqi-remote stage' | 'mqi-remote publish' | 'mqi-remote survey') form="( [0-9a-f]{20} $sum)*" ;;
   'mqi-remote submit') form=" $id  $text $text $n( revoke $at)*( add $at $sum $group $n $devices)* look( $at)*" ;;
   'mqi-remote results') form=" $text $text $text( $at)*" ;;
+  'mqi-remote clean') form=" [01] $n( [0-9a-f]{20} $n)*" ;;
   'mqi-remote end') form=" $text [0-9]{1,2}( $at)*" ;;
   *) refuse "this key opens a gate, and that is no command of it (hosts.<name>.gate = true on the gateway)" ;;
   esac

@@ -109,6 +109,12 @@ class Run:
                 act(self, known[name], mine)
                 if known[name].answers and not self.args.dry_run:
                     outage.over(self.site.state, name, "", *([self.name] if len(self.trouble) == before else ()))
+                self.roomy(known[name])
+
+    def roomy(self, host: Any) -> None:
+        """What the last session with a Host told of its room, for the report; other hosts' notes stay."""
+        if host.room >= 0:
+            self.note[f"room {host.name}"] = [host.room, self.now()]
 
     @contextmanager
     def isolated(self, cases: Sequence[w.Case] = ()) -> Iterator[None]:
@@ -166,12 +172,13 @@ def script(name: str, doc: str, work: Work) -> Callable[..., int]:
 
     def main(argv: Sequence[str] | None = None) -> int:
         args = parser(name, doc, line=True).parse_args(argv)
-        return boundary(name, lambda: _run(name, args, work))
+        return boundary(name, lambda: once(name, args, work))
 
     return main
 
 
-def _run(name: str, args: argparse.Namespace, work: Work) -> int:
+def once(name: str, args: argparse.Namespace, work: Work) -> int:
+    """One run, alone; its health is noted."""
     site = config.load(args.config, os.environ)
     check_state(site.state)
     run = Run(name, args, site)

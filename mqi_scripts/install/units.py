@@ -167,6 +167,7 @@ MQI_CONFIG={config}
 LC_ALL=C.UTF-8
 MQI_TIMER=1
 *  * * * *  {run}/mqi-tick 2>&1 | logger -t mqi-tick
+15 3 * * *  {run}/mqi-clean 2>&1 | logger -t mqi-clean
 30 6 * * *  {run}/mqi-report
 0  4 * * 0  {run}/mqi-ledger backup {where.backup} 2>&1 | logger -t mqi-ledger
 0  5 * * 0  {run}/mqi-ledger verify 2>&1 | logger -t mqi-ledger

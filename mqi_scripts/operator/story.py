@@ -58,6 +58,8 @@ def heading(site: config.Site, case: w.Case) -> Iterator[str]:
     roots = {host.name: host.root for host in site.hosts}
     if case.attempt and case.host:
         yield f"  on {case.host:6} {roots.get(case.host, '?')}/cases/{case.key}/attempt-{case.attempt} ({case.group})"
+        if case.cleaned:
+            yield "  cleaned   its input and output are not there any more"
 
 
 def story(records: Sequence[tuple[dict[str, Any], w.Case]]) -> Iterator[str]:

@@ -174,9 +174,19 @@ def _retried(case: w.Case, event: w.Retried) -> w.Case | None:
 def _again(case: w.Case, read: bool) -> w.Case:
     """No attempt of it is out, and a new one is wanted. read: only after a scan, if there is a folder to be scanned."""
     fresh = _with_content(case, case)._replace(gone=case.gone)
-    if (read and not case.gone) or not case.digest or case.digest.startswith("held:"):
+    if (read and not case.gone) or (case.cleaned and case.gone) or not case.digest or case.digest.startswith("held:"):
         return _stop(fresh, (AGAIN,))._replace(gone=case.gone)
-    return fresh._replace(status=w.PUSHED, host=case.host) if case.host else fresh
+    return fresh._replace(status=w.PUSHED, host=case.host) if case.host and not case.cleaned else fresh
+
+
+def _cleaned(case: w.Case, event: w.Cleaned) -> w.Case | None:
+    """What waits for an attempt must come to a host once more: it is found again, as if its content had changed."""
+    if case.cleaned or case.host != event.host:
+        return None
+    if case.status != w.PUSHED:
+        return case._replace(cleaned=True)
+    same = w.Changed(case.key, event.at, case.digest, case.files, case.bytes, "its input left the host", case.facts)
+    return None if case.pending else case._replace(pending=same) if case.open else _with_content(case, same)
 
 
 def _cancelled(case: w.Case, _: w.Cancelled) -> w.Case:
@@ -196,7 +206,7 @@ def _recovered(case: w.Case, event: w.Recovered) -> w.Case | None:
     return (case if case.digest == event.digest else _with_content(case, other))._replace(
         status=w.SUBMITTED, attempt=event.attempt, host=event.host, group=event.group, task="", intent=False, open=True,
         missing=False, pending=None, reason="", category="", manifest="", salvaged=False, submitted=event.at, completed="",
-        asked=(),
+        asked=(), cleaned=False,
     )  # fmt: skip
 
 
@@ -238,6 +248,7 @@ STEPS: dict[type, tuple[tuple[str, ...], Callable[[w.Case, Any], w.Case | None]]
     w.Retried: (w.STATUSES, _retried),
     w.Noted: (w.STATUSES, lambda case, event: _decided(case, event, "noted")),
     w.Recovered: (w.STATUSES, _recovered),
+    w.Cleaned: ((w.PUSHED, w.COMPLETED, w.FAILED, w.CANCELLED), _cleaned),
     w.Salvaged: ((w.FAILED,), lambda case, _: None if case.salvaged else case._replace(salvaged=True)),
     w.Completed: ((w.COMPUTED,), lambda case, event: case._replace(status=w.COMPLETED, completed=event.at, result=event.digest)),
     w.Prioritized: (w.STATUSES, lambda case, event: (

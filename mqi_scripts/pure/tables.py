@@ -31,6 +31,7 @@ SENTENCES: dict[type, str] = {
     w.Noted: "{e.who} notes: {e.reason}",
     w.Reopened: "{e.who} lets cases go to group {e.group} of {e.host} again: {e.reason}",
     w.Completed: "completed: {e.files} results, {size}, every byte verified here",
+    w.Cleaned: "its input and output are not on {e.host} any more, {size} were removed",
     w.Prioritized: "priority {e.priority}: {e.reason}",
 }
 

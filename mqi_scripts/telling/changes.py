@@ -13,7 +13,7 @@ from mqi_scripts.world import files
 from mqi_scripts.world.ledger import Ledger
 
 # steps that every case takes, and a ledger's own: where a case stands now, the report tells
-STEPS = (w.Opened, w.Rooted, w.Pushed, w.Submitting, w.Submitted, w.Missing, w.Revoked, w.Started, w.Succeeded)
+STEPS = (w.Opened, w.Rooted, w.Pushed, w.Submitting, w.Submitted, w.Missing, w.Revoked, w.Started, w.Succeeded, w.Cleaned)
 FIRST = timedelta(days=1)  # what is told to a name that was told nothing yet
 
 

@@ -10,6 +10,7 @@ from mqi_scripts.checks import OK, gateway
 from mqi_scripts.pure.explain import span
 
 ALARM = 7200.0  # seconds without a success of a script from which on a person is needed: a run may take that long
+NIGHTS = 3 * 86400.0  # the same, of a script that runs once a night
 WEEKS = 8  # that make the rhythm of a weekday
 FEW = 3  # such days before there is a rhythm
 
@@ -30,6 +31,17 @@ def _scripts(notes: Notes, now: datetime) -> Iterator[Silence]:
         if probe.level != OK:
             last = notes[probe.what].get("success")
             yield Silence(f"{probe.what}: {probe.found}", bool(last) and gateway.ago(str(last), now) > ALARM)
+
+
+def nightly(name: str, note: Mapping[str, Any], now: datetime) -> Iterator[Silence]:
+    """A script that runs once a night. note: its health note, as it may be told."""
+    success, trouble = str(note.get("success", "")), str(note.get("trouble", ""))
+    late = gateway.ago(success, now) if success else 0.0
+    if trouble:
+        met = f"its last run, {span(gateway.ago(str(note['run']), now))} ago, met trouble: {trouble}"
+        yield Silence(f"{name}: {met}", late > NIGHTS)
+    elif late > NIGHTS:
+        yield Silence(f"{name}: last success {span(late)} ago", True)
 
 
 def _hosts(notes: Notes, hosts: Iterable[str], now: datetime) -> Iterator[Silence]:

@@ -10,7 +10,7 @@ import os
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.world import files
+from mqi_scripts.world import files, folder
 from mqi_scripts.world.host import Host
 
 MARK = ".mqi-results"
@@ -50,6 +50,8 @@ def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     inbound, job = os.path.join(run.site.state, "inbound", host.name), run.site.job
     shutil.rmtree(inbound, ignore_errors=True)
     os.mkdir(inbound, 0o700)
+    for path in (run.site.state, run.site.results):
+        folder.check_room("", path, folder.free(path)[0], run.site.reserve, f"the results of {len(cases)} cases")
     globs = [*job.results, *filter(None, [job.results_per_beam])]
     wrong = host.results(globs, job, [(case.key, case.attempt) for case in cases])
     host.bring(inbound)

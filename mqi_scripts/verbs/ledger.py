@@ -25,7 +25,7 @@ from mqi_scripts.world import config, files, lock
 from mqi_scripts.world.ledger import Ledger
 
 ACTIONS = ("verify", "backup", "repair", "rebuild", "compress")
-LINE = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")
+LINE = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch", "mqi-clean")
 WAIT = 60  # seconds for a script that runs
 
 

@@ -18,9 +18,6 @@ from mqi_scripts.pure import place
 from mqi_scripts.world import folder, outage
 from mqi_scripts.world.host import Host, Staged
 
-RESERVE = 64 << 20  # bytes that stay free on either side
-
-
 def work(run: cli.Run) -> None:
     names = [host.name for host in run.site.hosts]
     tired = [name for name in names if outage.fresh(run.site, name, run.name, run.now())]
@@ -86,10 +83,10 @@ def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) ->
     there, target = staged.staged.get(case.key, {}), os.path.join(outbox, f"{case.key}-{case.digest}")
     names = [name for name in manifest if there.get(name, -1) != seen.sizes.get(name)]
     size = sum(seen.sizes.get(name, 0) for name in names)
-    if folder.free(outbox)[0] < size + RESERVE:
-        raise w.Disk(f"{outbox}: no room to copy {case.id} ({size / 1e6:.1f} MB): make room in {run.site.state}")
-    if 0 <= staged.room < size + RESERVE:
-        raise w.Disk(f"{host.name}:{host.config.root}: no room for {case.id} ({size / 1e6:.1f} MB): make room there")
+    what = f"{case.id} ({size / 1e6:.1f} MB)"
+    folder.check_room("", run.site.state, folder.free(outbox)[0] - size, run.site.reserve, what)
+    if staged.room >= 0:
+        folder.check_room(host.name, host.config.root, staged.room - size, host.config.reserve, what)
     if seen.sizes.keys() != manifest.keys():
         raise w.Unreachable(f"{case.id}: its folder is not as it was found; the next mqi-scan looks again")
     with folder.opened(os.path.join(run.site.inbox, case.folder)) as top:

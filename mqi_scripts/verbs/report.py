@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,8 +22,8 @@ from mqi_scripts.checks.gateway import SCRIPTS
 from mqi_scripts.frame import cli
 from mqi_scripts.operator import health, notes
 from mqi_scripts.pure import codec, explain, place, tables
-from mqi_scripts.telling import changes, redact, silence, spreadsheet
-from mqi_scripts.world import config, files
+from mqi_scripts.telling import changes, redact, room, silence, spreadsheet
+from mqi_scripts.world import config, files, folder
 from mqi_scripts.world.ledger import Ledger
 
 NARROW = ("case_id", "case_path", "status", "progress", "attempt", "pueue_group", "status_updated_at", "reason", "next")
@@ -38,7 +38,7 @@ def report(args: argparse.Namespace) -> int:
         cases, head, failed = book.cases(), book.state().head, book.state().failed
     except w.Damaged as error:
         damaged, (cases, head), failed = str(error), book.readable(), {}
-    kept = health(site)
+    kept, now = health(site), codec.stamp(datetime.now(UTC))
     hidden = args.redact if args.redact is not None else site.report.redact and not sys.stdout.isatty()
     if args.changes and not damaged:
         return tell_changes(book, args, hidden)
@@ -51,8 +51,12 @@ def report(args: argparse.Namespace) -> int:
     silent = silence.silences(told, kept, [host.name for host in site.hosts], found, datetime.now().astimezone())
     bad = {host.name: place.broken(failed, host.name, site.breaker.jobs) for host in site.hosts}
     silent += [silence.Silence(text, True) for groups in bad.values() for text in groups.values()]
+    cleaner = files.read_note(os.path.join(site.state, "health", "mqi-clean.json"))
+    silent += silence.nightly("mqi-clean", redact.note(cleaner) if hidden else cleaner, datetime.now().astimezone())
+    rooms = [*measured(site, cases.values(), [*kept.values(), cleaner], now)]
+    alarm = any(one.person for one in silent) or any(map(room.is_full, rooms))
     if args.needs_me:
-        silent = [one for one in silent if one.person]
+        silent, rooms = [one for one in silent if one.person], [one for one in rooms if room.is_full(one)]
     if args.csv:
         sys.stdout.write(spreadsheet.comma_separated(rows))
     elif args.jsonl:
@@ -61,18 +65,20 @@ def report(args: argparse.Namespace) -> int:
         slots = kept["mqi-poll"].get("groups", {})
         groups = [{"host": host, "group": g[0], "slots": g[1], "running": g[2], "broken": g[0] in bad.get(host, {})}
                   for host, seen in slots.items() for g in seen]  # fmt: skip
-        body = {"v": 1, "site": site.name, "generated_at": codec.stamp(datetime.now(UTC)), "head": head._asdict(),
-                "cases": rows, "groups": groups, "steps": steps, "silences": [one._asdict() for one in silent]}  # fmt: skip
+        body = {"v": 1, "site": site.name, "generated_at": now, "head": head._asdict(), "cases": rows, "groups": groups,
+                "steps": steps, "silences": [one._asdict() for one in silent],
+                "room": [one._asdict() for one in rooms]}  # fmt: skip
         sys.stdout.write(json.dumps(body, indent=1) + "\n")
     else:
         sys.stdout.write(f"{site.name}: {len(rows)} cases, ledger at line {head.seq}, digest {head.digest[:16]}\n")
         arriving = [] if args.needs_me else kept["mqi-scan"].get("arriving", [])
-        sys.stdout.write(people(rows, [one.text for one in silent], ["a folder"] * len(arriving) if hidden else arriving))
+        below = [*(one.text for one in silent), *(room.told(one, now) for one in rooms)]
+        sys.stdout.write(people(rows, below, ["a folder"] * len(arriving) if hidden else arriving))
     if damaged:
         sys.stderr.write(f"mqi-report: LEDGER CORRUPT after line {head.seq}; what could be read is shown. {damaged}\n")
         return w.Damaged.code
     files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
-    return int(any(map(needs_person if args.needs_me else explain.needs_person, shown)) or any(one.person for one in silent))
+    return int(any(map(needs_person if args.needs_me else explain.needs_person, shown)) or alarm)
 
 
 def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
@@ -109,8 +115,18 @@ def is_shown(case: w.Case, args: argparse.Namespace) -> bool:
     )
 
 
+def measured(site: config.Site, cases: Collection[w.Case], notes: Sequence[Mapping[str, Any]], now: str) -> Iterator[room.Room]:
+    """The room here as it is now, and on the hosts as it was last seen."""
+    rate, seen = room.rate(cases, now), set[int]()
+    for name, path in (("state", site.state), ("results", site.results)):
+        if os.path.isdir(path) and (disk := os.stat(path).st_dev) not in seen:  # often one disk
+            seen.add(disk)
+            yield room.room(name, folder.free(path)[0], site.reserve, "site.reserve", now, rate)
+    yield from room.of_hosts(notes, {host.name: host.reserve for host in site.hosts}, rate)
+
+
 def people(rows: list[dict[str, Any]], silences: list[str], arriving: list[str]) -> str:
-    """The table, in the site's local time, and below it what did not happen."""
+    """The table, in the site's local time, and below it what did not happen, and how much room is left."""
     from tabulate import tabulate  # noqa: PLC0415
 
     cells = [[_local(row[name]) if name.endswith("_at") else row[name] for name in NARROW] for row in rows]
@@ -150,7 +166,7 @@ def parser() -> argparse.ArgumentParser:
     parse = cli.parser("mqi-report", __doc__ or "")
     form = parse.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="comma-separated values; the first eight columns never change")
-    form.add_argument("--json", action="store_true", help="one object: cases, groups, steps, the ledger's head")
+    form.add_argument("--json", action="store_true", help="one object: cases, groups, steps, room, the ledger's head")
     form.add_argument("--jsonl", action="store_true", help="a JSON line a case")
     parse.add_argument("--status", type=statuses, metavar="WORDS", help=f"only these: {', '.join(w.STATUSES)}")
     parse.add_argument("--group", help="only cases of this group")

@@ -65,6 +65,8 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     keys = dict.fromkeys(key for key, _ in (*revoke, *((t.key, t.attempt) for t in tasks)))
     acted = [case for key in keys if (case := now.open.get(key))]  # another script may have seen one revoked
     run.record([event for case in acted if isinstance(event := decide.submit(case, look, run.now()), w.Event)])
+    gone = {note.partition(" ")[0] for note in look.notes}  # a note that begins with a key tells that its input is not there
+    run.record([w.Cleaned(case.key, run.now(), case.attempt, host.name, 0) for case in acted if case.intent and case.key in gone])
     lost = [case for case in acted if case.intent and case.label in look.traces and not look.traces[case.label].folder]
     run.waits(lost, "; ".join(look.notes) or "the host made no attempt of it; see mqi-check", w.Failure.category)
     run.heard(host.name, look)

@@ -33,12 +33,12 @@ Report = NamedTuple("Report", [("redact", bool)])
 HostConfig = NamedTuple("HostConfig", [
     ("name", str), ("transport", str), ("address", str), ("port", int), ("ssh_config", str), ("identity", str),
     ("known_hosts", str), ("gate", bool), ("root", str), ("transfer", str), ("engine", str), ("groups", Sequence[str]),
-    ("queue_depth", int), ("keep", float), ("timeout", float), ("pueue", Mapping[str, str]),
+    ("queue_depth", int), ("keep", float), ("reserve", int), ("timeout", float), ("pueue", Mapping[str, str]),
     ("devices", Mapping[str, Sequence[str]]), ("direct", Mapping[str, int]),
 ])  # fmt: skip
 Site = NamedTuple("Site", [
-    ("name", str), ("inbox", str), ("results", str), ("state", str), ("scan", Scan), ("job", Job), ("retry", Retry),
-    ("breaker", Breaker), ("schedule", Schedule), ("report", Report), ("hosts", tuple[HostConfig, ...]),
+    ("name", str), ("inbox", str), ("results", str), ("state", str), ("reserve", int), ("scan", Scan), ("job", Job),
+    ("retry", Retry), ("breaker", Breaker), ("schedule", Schedule), ("report", Report), ("hosts", tuple[HostConfig, ...]),
 ])  # fmt: skip
 TABLES: dict[str, Any] = {"scan": Scan, "job": Job, "retry": Retry, "breaker": Breaker, "schedule": Schedule, "report": Report}
 

@@ -45,6 +45,7 @@ class Host:
         self.config, self.name, self.state = config, config.name, state
         self.ledger, self.used, self.holds = ledger, used, holds
         self.shown, self.answers = "-" if used else "new", False
+        self.room = -1  # free bytes there, once a session has told
         self.gate = config.gate and config.transport == "ssh"
         self.scp = config.transfer == "scp" and config.transport == "ssh" and not config.gate
 
@@ -133,6 +134,7 @@ class Host:
         except readers.Unreadable as error:
             raise self._trouble(ran.err, ran.ended or str(error)) from None
         self.answers = True
+        self.room = readers.room(said) if said.named("room") else self.room
         if judged and (failure := self._judge(said, verb)):
             raise failure.of(self.name)
         return said

@@ -55,7 +55,7 @@ def ledger_is_whole(place: Place, acknowledged: Iterable[dict[str, Any]]) -> Ite
 def nothing_half(place: Place) -> Iterator[str]:
     """Whatever stands under a final name is whole: inputs, results, manifests, the wrapper's records; and private."""
     for path in place.root.glob("cases/*/input-*"):
-        if path.is_dir() and (fault := unlike(path, path.with_name(path.name + ".sha256"), path.name.removeprefix("input-"))):
+        if path.is_dir() and ".old-" not in path.name and (fault := unlike(path, path.with_name(path.name + ".sha256"), path.name.removeprefix("input-"))):
             yield f"{path} {fault}"
     for path in place.state.glob("manifests/*"):
         if not path.name.endswith(".new") and sha256(path.read_bytes()) != path.name.partition("-")[2]:
@@ -85,7 +85,7 @@ def half_attempt(path: Path) -> Iterator[str]:
         if (path / name).exists() and not (path / name).read_text().endswith("\n"):
             yield f"{path / name} is half written"
     result = (path / "result").read_text() if (path / "result").exists() else ""
-    if "exit=0 signal= fault= " in result:
+    if "exit=0 signal= fault= " in result and (path / "output").exists():  # else it was cleaned
         digest = re.findall(r"manifest=(\S*)", result)[0]
         if fault := unlike_output(path, digest):
             yield f"{path}/output {fault}"

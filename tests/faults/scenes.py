@@ -293,6 +293,20 @@ def fetch(bench: Bench) -> None:
     (bench.place.results / "a" / "old").write_text("of a stranger\n")
 
 
+def clean(bench: Bench) -> None:
+    """Two that are completed, one that failed; and staged files that nobody came back for."""
+    bench.opened()
+    for name, text in (("a", "a\n"), ("b", "b\n"), ("c", "fail\n")):
+        bench.place.case(name, text)
+    for _ in range(4):
+        bench.tick()
+    old = bench.place.root / "staging" / f"{'a' * 20}-{'b' * 64}"
+    (old / "files").mkdir(parents=True)
+    os.utime(old, (1e9, 1e9))
+    text = bench.place.config.read_text()
+    bench.place.config.write_text(text.replace("[hosts.far]\n", '[hosts.far]\nkeep = "0s"\n'))
+
+
 def until_completed(bench: Bench) -> None:
     for _ in range(4):
         bench.tick()
@@ -302,6 +316,6 @@ def until_completed(bench: Bench) -> None:
 SCENES = (
     Scene("first-scan", "mqi-scan", first_scan), Scene("scan", "mqi-scan", scan), Scene("first-push", "mqi-push", first_push),
     Scene("push", "mqi-push", push), Scene("submit", "mqi-submit", submit), Scene("poll", "mqi-poll", poll),
-    Scene("fetch", "mqi-fetch", fetch),
+    Scene("fetch", "mqi-fetch", fetch), Scene("clean", "mqi-clean", clean),
 )  # fmt: skip
 FAR_SCENES = ("first-push", "submit", "poll", "fetch")

@@ -186,5 +186,6 @@ SCENES = (
     Scene("duplicate submission", "four mqi-submit at once; then the task was added to the queue a second time, under the same "
           "label", 2, twice, ""),
     Scene("daemon answers empty", "a relay before the queue's client asked for the tasks of a label that none has, so that the "
-          "daemon itself answered with none, in every look of two runs of mqi-submit and mqi-poll while the job ran", 1, empty, "pueue"),
+          "daemon itself answered with none: in each look of two runs of mqi-submit and mqi-poll, while the job ran",
+          1, empty, "pueue"),
 )  # fmt: skip

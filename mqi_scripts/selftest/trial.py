@@ -66,8 +66,9 @@ def tried(site: config.Site, host: config.HostConfig, by: str, say: Callable[[st
             say(f"{host.name}: {left or 'nothing of the test is left'}")
     good = len(faults) == len(SCENES) and not trouble and not left and all(fault.verdict != BROKEN for fault in faults)
     where = f"{host.address}:{host.port}" if host.transport == "ssh" else "this machine"
+    tasks = sum(scene.tasks for scene in scenes(host)) if faults else 0
     return Record(site.name, host.name, where, at.root, by, begun, now(), HELD if good else BROKEN if faults else "not tried",
-                  "; ".join(filter(None, [trouble, left])), versions, sum(s.tasks for s in scenes(host)) if faults else 0, faults)  # fmt: skip
+                  "; ".join(filter(None, [trouble, left])), versions, tasks, faults)  # fmt: skip
 
 
 def one(at: Scratch, scene: Scene) -> Fault:
@@ -78,7 +79,8 @@ def one(at: Scratch, scene: Scene) -> Fault:
         seen.extend(scene.play(at))
     except (w.Failure, OSError) as error:
         seen.append((False, str(error)))
-    return Fault(scene.name, scene.made, HELD if all(held for held, _ in seen) else BROKEN, round(time.monotonic() - begin, 1), seen)
+    verdict = HELD if all(held for held, _ in seen) else BROKEN
+    return Fault(scene.name, scene.made, verdict, round(time.monotonic() - begin, 1), seen)
 
 
 def gateway() -> dict[str, str]:
@@ -100,7 +102,7 @@ def there(at: Scratch) -> dict[str, str]:
         raise w.Unreachable(f"no slot of {at.host.name} is free, and the test waits for none: run it when one is ({seen})")
     queue = [line[0] for line in said.named("version")] or [at.host.engine]
     daemons = sorted({line[0] for line in said.named("daemon")}) if at.host.engine == "pueue" else []
-    return {"queue": ", ".join([*queue, *daemons]), "programs there": ", ".join(line[0] for line in said.named("tool"))}  # fmt: skip
+    return {"queue": ", ".join([*queue, *daemons]), "programs there": ", ".join(line[0] for line in said.named("tool"))}
 
 
 @contextmanager

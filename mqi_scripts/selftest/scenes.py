@@ -19,7 +19,6 @@ Scene = NamedTuple("Scene", [("name", str), ("made", str), ("tasks", int), ("pla
 def completes(at: Scratch, name: str, tasks: int = 1) -> Saw:
     """The line without a fault: it ends completed, executed once, with true bytes, and the ledger verifies."""
     at.until(lambda: at.of(name).status in RESTING, "mqi-tick")
-    at.until(lambda: not at.look().busy)
     case = at.of(name)
     reason = f": {case.reason}" if case.reason else ""
     yield case.status == w.COMPLETED, f"without a fault the line went on by itself: the case is {case.status}{reason}"
@@ -32,7 +31,7 @@ def completes(at: Scratch, name: str, tasks: int = 1) -> Saw:
 
 def once(at: Scratch, name: str, tasks: int = 1) -> Saw:
     """By the job's own word. tasks: with its label, which the queue must have."""
-    case, seen = at.of(name), at.look()
+    case, seen = at.of(name), at.settled()
     runs = [f"attempt {line.partition(' ')[2]}: {count}" for line, count in sorted(seen.runs.items()) if line.startswith(case.key)]
     good = [seen.runs[f"{case.key} {n}"] for n in range(1, case.attempt + 1)] == [1] and case.key not in seen.two
     yield good, f"executed, by the job's own word: {', '.join(runs) or 'never'}{'; two at a time' if case.key in seen.two else ''}"
@@ -50,7 +49,7 @@ def content(path: str) -> bytes:
 
 
 def ended(program: str, ran: Ran, code: int) -> tuple[bool, str]:
-    return ran.code == code, told(program, ran)
+    return ran.code == code, f"{told(program, ran)}{'' if ran.code == code else f' (as promised: {code})'}"
 
 
 def stands(at: Scratch, name: str, status: str) -> tuple[bool, str]:

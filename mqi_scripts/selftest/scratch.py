@@ -44,7 +44,7 @@ class Scratch:
     def __init__(self, site: config.Site, host: config.HostConfig, folder: str) -> None:
         self.site, self.host, self.folder = site, host, folder
         self.inbox, self.results, self.state, self.bin = (f"{folder}/{name}" for name in ("inbox", "results", "state", "bin"))
-        self.config, self.root, self.system = f"{folder}/mqi.toml", "", ""
+        self.config, self.root, self.system, self.asked = f"{folder}/mqi.toml", "", "", False
         self.far = Host(host, self.state, "", False, lambda _: False)
 
     def open(self) -> None:
@@ -59,6 +59,7 @@ class Scratch:
 
     def make(self) -> None:
         """Its root on the host, and the configuration that names it. Raises Unreachable."""
+        self.asked = True
         said = self.ask("make", _text(f"{HERE}/client.sh"), root=self.host.root)
         self.root, self.system = said.named("root")[0][0], said.named("system")[0][0]
         table = {**self.host._asdict(), "root": self.root, "keep": "30d", "timeout": f"{self.host.timeout:.0f}s"}
@@ -74,16 +75,15 @@ class Scratch:
 
     def close(self) -> str:
         """All of it goes, also what runs of it. Returns what is left, "" if nothing."""
-        if not os.path.isdir(self.folder):
-            return ""
         _end(self.folder)
         try:
-            self.ask("clear", root=self.host.root)
+            if self.asked:
+                self.ask("clear", root=self.host.root)
         except (w.Failure, OSError) as error:
             return f"not all is gone of the test on {self.host.name}: {error}. The next mqi-check --faults tries again"
         finally:
-            shutil.rmtree(self.folder)
-        return ""
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return f"{self.folder} cannot be removed" if os.path.exists(self.folder) else ""
 
     # the gateway
 
@@ -103,7 +103,8 @@ class Scratch:
         if fault:
             with open(plan, "w", encoding="ascii") as file:
                 file.write(f"{fault}\n")
-        front = ["env", f"PATH={self.bin}:{os.environ['PATH']}", f"PYTHONPATH={PACKAGE}"]
+        ours = ":".join(filter(None, [PACKAGE, os.environ.get("PYTHONPATH")]))
+        front = ["env", f"PATH={self.bin}:{os.environ['PATH']}", f"PYTHONPATH={ours}"]
         front += ["prlimit", f"--fsize={most}"] if most is not None else []
         ran = run([*front, sys.executable, "-P", "-m", "mqi_scripts", program, "--config", self.config, *words], seconds=600)
         if os.path.exists(plan):
@@ -136,6 +137,13 @@ class Scratch:
         return True
 
     # the host
+
+    def settled(self) -> Seen:
+        """A look when nothing of ours waits or runs, or the last one when it never was so."""
+        deadline = time.monotonic() + PATIENCE
+        while (seen := self.look()).busy and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return seen
 
     def ask(self, verb: str, *words: object, root: str = "") -> readers.Answer:
         """A session of there.sh. Raises Unreachable, also where it could not do it."""
@@ -178,7 +186,7 @@ def _text(path: str) -> str:
 
 
 def _end(folder: str) -> None:
-    """Sessions that outlived their script end by themselves, or are ended: processes with the folder on their command line."""
+    """Scripts that were stopped leave sessions behind, which end by themselves, or are ended."""
     for number in [0] * 200 + [signal.SIGKILL]:
         left = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid() and _runs_in(pid, folder)]
         if not left:
@@ -192,6 +200,7 @@ def _end(folder: str) -> None:
 def _runs_in(pid: str, folder: str) -> bool:
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return f"{folder}/".encode() in file.read()
+            line = file.read().decode("utf-8", "replace")
+            return any(f"{folder}/{name}" in line for name in ("bin/", "state/cache/ssh-", "mqi.toml"))
     except OSError:
         return False

@@ -15,6 +15,8 @@ selftest_make() { # CLIENT: a root for the test inside that of the site, or besi
   [ -d "$site" ] || root=$site.selftest
   said=$(mkdir "$root" 2>&1) && : >"$root/of-mqi-check" || { say note "$said" && return 74; }
   printf '%s\n' "$queue" >"$root/client.real" && printf '%s\n' "$1" >"$root/client" && chmod 700 "$root/client" || return 74
+  [ "$engine" != pueue ] || "$root/client" --version >/dev/null 2>&1 ||
+    { say note "$root/client cannot be run: is that a file system without programs (noexec)?" && return 78; }
   say root "$root"
   say system "$(uname -srm), $(sed -n 's/^PRETTY_NAME="\(.*\)"$/\1/p' /etc/os-release 2>/dev/null)"
 }

@@ -24,9 +24,9 @@ WAIT = 'until [ -e "{folder}/go" ]; do sleep 0.1; done; cp "$MQI_INPUT/plan.txt"
 
 
 @contextmanager
-def running(place: Place, *words: str, package: Path = REPO) -> Iterator[subprocess.Popen[str]]:
+def running(place: Place, *words: str, package: Path = REPO, site: Path | None = None) -> Iterator[subprocess.Popen[str]]:
     """The self-test while it runs; it is ended with the test."""
-    argv = [sys.executable, "-P", "-m", "mqi_scripts", "mqi-check", "--config", str(place.config), "--faults", *words]
+    argv = [sys.executable, "-P", "-m", "mqi_scripts", "mqi-check", "--config", str(site or place.config), "--faults", *words]
     env = {**os.environ, "PYTHONPATH": str(package)}
     run = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -44,8 +44,9 @@ def ended(run: subprocess.Popen[str]) -> Ran:
 
 
 def sight(folder: Path) -> dict[str, bytes | None]:
-    """Everything below a folder but the lock file, which stays as those of all scripts do."""
-    return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*")) if p.name != "run.mqi-check-faults"}
+    """Everything below a folder but the lock file, which stays as those of all scripts do, and the configuration that was checked last."""
+    kept = {"run.mqi-check-faults", "config"}
+    return {str(p): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*")) if p.name not in kept}
 
 
 def nothing_left(place: Place) -> None:
@@ -63,10 +64,13 @@ def until(true: Callable[[], object], run: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
-def test_a_sound_site_holds_all_seven_and_a_case_that_runs_meanwhile_is_unharmed(far_place: Place, pueued: Pueued) -> None:
-    place = far_place
+def test_a_sound_site_holds_all_seven_and_a_case_that_runs_meanwhile_is_unharmed(far_place: Place, sshd: Sshd, pueued: Pueued) -> None:
+    """Its own key opens only a gate, so the test has another one, in a copy of the configuration, as docs/operations.md says."""
+    place, copy = far_place, far_place.folder / "copy.toml"
     text = place.config.read_text().replace('cp "$MQI_INPUT/plan.txt" plan.out', WAIT.format(folder=place.folder))
     place.config.write_text(text.replace('time_limit = "60s"', 'time_limit = "10m"'))
+    shutil.copy(place.config, copy)
+    close_gate(place, sshd, *gate_options("pueue", pueued))
     place.case("real")
     for program in ("mqi-scan", "mqi-push", "mqi-submit"):
         place(program)
@@ -77,7 +81,7 @@ def test_a_sound_site_holds_all_seven_and_a_case_that_runs_meanwhile_is_unharmed
     place("mqi-poll")
     before, queue = (sight(place.folder), pueued.state())
     given = set[str]()
-    with running(place, "--json") as run:
+    with running(place, "--json", site=copy) as run:
         while run.poll() is None:
             given |= {task["created_at"] for task in pueued.state()["tasks"].values() if f"{place.root}/selftest/bin/" in task["original_command"]}
             time.sleep(0.1)
@@ -155,6 +159,12 @@ def test_it_says_before_what_it_would_do_and_does_nothing(far_place: Place, pueu
     assert [name for name in FAULTS if name not in ran.out] == []
     assert sight(far_place.folder) == before
     assert pueued.state()["tasks"] == {}
+
+
+def test_an_engine_without_a_list_gets_no_empty_one(local_place: Place) -> None:
+    ran = local_place("mqi-check", "--faults", "--dry-run")
+    assert "would give 6 tasks that compute nothing, at most two at a time" in ran.out
+    assert "daemon answers empty" not in ran.out
 
 
 def test_it_waits_for_no_slot_and_breaks_no_gate(far_place: Place, sshd: Sshd, pueued: Pueued) -> None:

@@ -73,7 +73,7 @@ def tried(site: config.Site, host: config.HostConfig, by: str, say: Callable[[st
 
 def one(at: Scratch, scene: Scene) -> Fault:
     begin, seen = time.monotonic(), list[tuple[bool, str]]()
-    if scene.engine not in ("", at.host.engine):
+    if scene not in scenes(at.host):
         return Fault(scene.name, scene.made, NOT, 0.0, seen)
     try:
         seen.extend(scene.play(at))

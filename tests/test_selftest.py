@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conftest import REPO, Place, Pueued, Ran, Sshd, close_gate, gate_options
+from conftest import JOB, REPO, Place, Pueued, Ran, Sshd, close_gate, gate_options, host_text
 from jsonschema import validate
 from test_ground import PACKAGE, line_core
 
-FAULTS = ["cut transfer", "late data", "disk room refused", "lost reply after submit", "killed scripts", "duplicate submission",
-          "daemon answers empty"]  # fmt: skip
+FAULTS = ["cut transfer", "disk room refused", "lost reply after submit", "killed scripts", "duplicate submission", "daemon answers empty",
+          "late data"]  # fmt: skip
 WAIT = 'until [ -e "{folder}/go" ]; do sleep 0.1; done; cp "$MQI_INPUT/plan.txt" plan.out'
 
 
@@ -106,8 +106,9 @@ def test_a_sound_site_holds_all_seven_and_a_case_that_runs_meanwhile_is_unharmed
 BUGS = {"no verify before publish": "cut transfer", "a running process is not asked for": "daemon answers empty"}
 
 
-def test_a_broken_product_is_found_and_said(far_place: Place, tmp_path: Path) -> None:
-    """Two of the bench's seeded defects in a copy: the faults that they concern, and no others."""
+def test_a_broken_product_is_found_and_said(pueued: Pueued, tmp_path: Path) -> None:
+    """Two of the bench's seeded defects in a copy: the faults that they concern, and no others. Here the queue is on the gateway."""
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), JOB)
     for name in ("mqi_scripts", "schemas"):
         shutil.copytree(REPO / name, tmp_path / "copy" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for bug in tomllib.loads((REPO / "tests" / "bugs.toml").read_text())["bug"]:
@@ -117,7 +118,7 @@ def test_a_broken_product_is_found_and_said(far_place: Place, tmp_path: Path) ->
                 text = path.read_text()
                 assert text.count(old) == 1
                 path.write_text(text.replace(old, new))
-    with running(far_place, package=tmp_path / "copy") as run:
+    with running(place, package=tmp_path / "copy") as run:
         ran = ended(run)
     assert ran.code == 1
     lines = ran.out.splitlines()
@@ -127,7 +128,8 @@ def test_a_broken_product_is_found_and_said(far_place: Place, tmp_path: Path) ->
     for sentence in ("executed, by the job's own word: attempt 1: 1, attempt 2: 1", "mqi-push ended with 0 (as promised: 69)"):
         assert [line for line in wrong if sentence in line], ran.out
     assert lines[-1] == "verdict: BROKEN"
-    nothing_left(far_place)
+    nothing_left(place)
+    assert pueued.state()["tasks"] == {}
 
 
 def test_what_a_killed_test_left_goes_with_the_next_which_ctrl_c_ends(far_place: Place, pueued: Pueued) -> None:

@@ -17,26 +17,22 @@ Scene = NamedTuple("Scene", [("name", str), ("made", str), ("tasks", int), ("pla
 
 
 def completes(at: Scratch, name: str, tasks: int = 1) -> Saw:
-    """The line without a fault: it ends completed, executed once, with true bytes, and the ledger verifies."""
+    """The line without a fault: it ends completed, executed once by the job's own word, with true bytes, and the ledger verifies.
+    tasks: with its label, which the queue must have."""
     at.until(lambda: at.of(name).status in RESTING, "mqi-tick")
     case = at.of(name)
     reason = f": {case.reason}" if case.reason else ""
     yield case.status == w.COMPLETED, f"without a fault the line went on by itself: the case is {case.status}{reason}"
-    yield from once(at, name, tasks)
-    same = case.status == w.COMPLETED and content(f"{at.results}/{name}/data") == content(f"{at.inbox}/{name}/data")
-    yield same, f"its result is {'byte for byte what its input asks for' if same else 'not what its input asks for'}"
-    ran = at.run("mqi-ledger", "verify")
-    yield ran.code == 0, f"the ledger {'verifies' if ran.code == 0 else 'does not verify: ' + told('mqi-ledger', ran)}"
-
-
-def once(at: Scratch, name: str, tasks: int = 1) -> Saw:
-    """By the job's own word. tasks: with its label, which the queue must have."""
-    case, seen = at.of(name), at.settled()
+    seen = at.settled()
     runs = [f"attempt {line.partition(' ')[2]}: {count}" for line, count in sorted(seen.runs.items()) if line.startswith(case.key)]
     good = [seen.runs[f"{case.key} {n}"] for n in range(1, case.attempt + 1)] == [1] and case.key not in seen.two
     yield good, f"executed, by the job's own word: {', '.join(runs) or 'never'}{'; two at a time' if case.key in seen.two else ''}"
     if at.host.engine == "pueue":
         yield seen.tasks[case.label] == tasks, f"the queue has {seen.tasks[case.label]} tasks with its label, for {tasks} expected"
+    same = case.status == w.COMPLETED and content(f"{at.results}/{name}/data") == content(f"{at.inbox}/{name}/data")
+    yield same, f"its result is {'byte for byte what its input asks for' if same else 'not what its input asks for'}"
+    ran = at.run("mqi-ledger", "verify")
+    yield ran.code == 0, f"the ledger {'verifies' if ran.code == 0 else 'does not verify: ' + told('mqi-ledger', ran)}"
 
 
 def content(path: str) -> bytes:
@@ -75,21 +71,6 @@ def cut(at: Scratch) -> Saw:
         yield nothing_there(at, "cut", "input")
         yield stands(at, "cut", w.FOUND)
     yield from completes(at, "cut")
-
-
-def late(at: Scratch) -> Saw:
-    yield stands(at, "cut", w.COMPLETED)
-    record = f"{at.results}/cut/mqi-result.json"
-    before = content(record), content(f"{at.results}/cut/data")
-    with open(f"{at.inbox}/cut/late", "xb") as file:
-        file.write(b"late\n")
-    at.line("mqi-tick", "mqi-tick")
-    stale = at.of("cut").stale
-    yield bool(stale), f"the new file is {'shown: ' + stale if stale else 'not shown'}"
-    yield stands(at, "cut", w.COMPLETED)
-    same = before == (content(record), content(f"{at.results}/cut/data")) and bool(before[0])
-    yield same, f"the result and its record are {'as they were' if same else 'changed'}"
-    yield from once(at, "cut")
 
 
 def room(at: Scratch) -> Saw:
@@ -165,6 +146,25 @@ def empty(at: Scratch) -> Saw:
     at.ask("take", "go")
 
 
+def late(at: Scratch) -> Saw:
+    name = next((case.path for case in at.cases() if case.status == w.COMPLETED), "")
+    if not name:
+        yield False, "none of the cases above is completed, so that nothing can be late"
+        return
+    files = [f"{at.results}/{name}/{file}" for file in ("mqi-result.json", "data")]
+    before, executed = [content(file) for file in files], at.look().runs
+    with open(f"{at.inbox}/{name}/late", "xb") as file:
+        file.write(b"late\n")
+    at.line("mqi-tick", "mqi-tick")
+    stale = at.of(name).stale
+    yield bool(stale), f"the new file is {'shown: ' + stale if stale else 'not shown'}"
+    yield stands(at, name, w.COMPLETED)
+    same = before == [content(file) for file in files] and all(before)
+    yield same, f"the result and its record are {'as they were' if same else 'changed'}"
+    same = at.settled().runs == executed
+    yield same, f"{'nothing' if same else 'something'} was executed anew"
+
+
 def runs(at: Scratch, name: str) -> tuple[bool, str]:
     """Wait until its job does."""
     key = at.of(name).key
@@ -175,7 +175,6 @@ def runs(at: Scratch, name: str) -> tuple[bool, str]:
 SCENES = (
     Scene("cut transfer", "the stream of the copy ended after 100,000 bytes: once so that the copy failed, once so that it claimed "
           "success", 1, cut, ""),
-    Scene("late data", "a file was added to the folder of the case above after its result was complete", 0, late, ""),
     Scene("disk room refused", "the kernel let no file grow (RLIMIT_FSIZE): the ledger under mqi-scan, all files on the host under "
           "mqi-push and mqi-submit; no disk was filled", 1, room, ""),
     Scene("lost reply after submit", "the session of mqi-submit did all of its work on the host, and its whole answer was thrown "
@@ -187,4 +186,5 @@ SCENES = (
     Scene("daemon answers empty", "a relay before the queue's client asked for the tasks of a label that none has, so that the "
           "daemon itself answered with none: in each look of two runs of mqi-submit and mqi-poll, while the job ran",
           1, empty, "pueue"),
+    Scene("late data", "a file was added to the folder of a case above, after its result was complete", 0, late, ""),
 )  # fmt: skip

@@ -62,8 +62,8 @@ class Scratch:
         self.asked = True
         said = self.ask("make", _text(f"{HERE}/client.sh"), root=self.host.root)
         self.root, self.system = said.named("root")[0][0], said.named("system")[0][0]
-        table = {**self.host._asdict(), "root": self.root, "keep": "30d", "timeout": f"{self.host.timeout:.0f}s"}
-        table["pueue"] = {**self.host.pueue, "command": f"{self.root}/client"}
+        table = {key: f"{one:.0f}s" if isinstance(one, float) else one for key, one in self.host._asdict().items()}  # durations
+        table |= {"root": self.root, "pueue": {**self.host.pueue, "command": f"{self.root}/client"}}
         name = table.pop("name")
         tables = {
             "site": {"name": self.site.name, "inbox": self.inbox, "results": self.results, "state": self.state},
@@ -116,9 +116,12 @@ class Scratch:
         for program in programs:
             self.run(program)
 
+    def cases(self) -> list[w.Case]:
+        return list(Ledger(self.state, {}).cases().values())
+
     def of(self, name: str) -> w.Case:
         """What the ledger says of a case. Raises Failure where it knows none of that name."""
-        for case in Ledger(self.state, {}).cases().values():
+        for case in self.cases():
             if case.path == name:
                 return case
         raise w.Failure(f"the ledger knows no case {name}")

@@ -104,7 +104,7 @@ class Scratch:
             with open(plan, "w", encoding="ascii") as file:
                 file.write(f"{fault}\n")
         ours = ":".join(filter(None, [PACKAGE, os.environ.get("PYTHONPATH")]))
-        front = ["env", f"PATH={self.bin}:{os.environ['PATH']}", f"PYTHONPATH={ours}"]
+        front = ["env", "-u", "MQI_TIMER", f"PATH={self.bin}:{os.environ['PATH']}", f"PYTHONPATH={ours}"]
         front += ["prlimit", f"--fsize={most}"] if most is not None else []
         ran = run([*front, sys.executable, "-P", "-m", "mqi_scripts", program, "--config", self.config, *words], seconds=600)
         if os.path.exists(plan):

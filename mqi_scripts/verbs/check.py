@@ -3,6 +3,11 @@
 One line a probe: ok, warn (a person should look) or FAIL (it cannot work), the fix in the next line. It changes nothing. Exit 0 if
 all is ok, 1 if there are only warnings, else the code of the worst failure.
 
+With --faults it is the commissioning self-test: with a ledger, folders and tasks of its own, and jobs that compute nothing, it
+makes seven faults for real (a lost reply, a cut transfer, killed scripts, a duplicate submission, late data, refused disk room, a
+queue that answers empty), and prints a record for the site's QA documents. It touches no case of the site, no group and no setting
+of the queue, and takes away what it made. Exit 0 if all held on every host, else 1.
+
 examples:
   mqi-check                      everything
   mqi-check --host gpu1          one compute host
@@ -10,6 +15,8 @@ examples:
   mqi-check --json               for a program
   mqi-check --config new.toml    a configuration before it is used
   mqi-check --far >mqi-remote    the program that a compute host with a gate needs (docs/compute-host.md)
+  mqi-check --faults --dry-run   how many tasks the self-test would give to which groups
+  mqi-check --faults >faults.txt the self-test, and its record (--json: for a program)
 """
 
 import argparse
@@ -23,7 +30,7 @@ from mqi_scripts import words as w
 from mqi_scripts.checks import FAIL, OK, WARN, Probe, fail, here, on, text, there
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec
-from mqi_scripts.world import config, outage
+from mqi_scripts.world import config, lock, outage
 from mqi_scripts.world.host import Host, program
 from mqi_scripts.world.ledger import Ledger, State
 
@@ -86,6 +93,8 @@ def check(args: argparse.Namespace) -> int:
     if args.far:
         sys.stdout.write(program())
         return 0
+    if args.faults:
+        return faults(args)
     said = []
     for probe in probes(args):
         said.append(probe)
@@ -101,12 +110,39 @@ def check(args: argparse.Namespace) -> int:
     return code
 
 
+def faults(args: argparse.Namespace) -> int:
+    """The self-test. Whatever keeps it from being made: 1, and the reason."""
+    from mqi_scripts.selftest import HELD, trial  # noqa: PLC0415
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"mqi-check: {text}\n")
+
+    try:
+        site = config.load(args.config, os.environ)
+        wanted = chosen(site, args.host)
+        if args.dry_run:
+            sys.stdout.write("".join(f"{trial.plan(host)}\n" for host in wanted))
+            return 0
+        cli.check_state(site.state)
+        with lock.held(os.path.join(site.state, "run.mqi-check-faults"), 0):
+            records = [trial.tried(site, host, cli.user(), say) for host in wanted]
+    except (w.Failure, OSError) as error:
+        say(str(cli.trouble(error)))
+        return 1
+    code = max(int(record.verdict != HELD) for record in records)
+    body = {"v": 1, "exit": code, "records": [record.tables() for record in records]}
+    sys.stdout.write(json.dumps(body, indent=1) + "\n" if args.json else "\n".join(record.text() for record in records))
+    return code
+
+
 def parser() -> argparse.ArgumentParser:
     parse = cli.parser("mqi-check", __doc__ or "")
     parse.add_argument("--far", action="store_true", help="print the program for a compute host with a gate, do nothing else")
     parse.add_argument("--host", metavar="NAME", help="only the configuration and this compute host")
     parse.add_argument("--fast", action="store_true", help="nothing that needs a session to a host")
-    parse.add_argument("--json", action="store_true", help="one object with all probes (schemas/check.schema.json)")
+    parse.add_argument("--json", action="store_true", help="one object (schemas/check.schema.json, of --faults faults.schema.json)")
+    parse.add_argument("--faults", action="store_true", help="the commissioning self-test: faults made for real, and a record")
+    parse.add_argument("--dry-run", action="store_true", help="of --faults: say what it would give to the queue, do nothing")
     return parse
 
 

@@ -176,7 +176,7 @@ class Month:
         self.happened: Counter[str] = Counter()
         self.visits: Counter[str] = Counter()
         self.later: list[tuple[int, Callable[[], object]]] = []
-        self.tick, self.paused = 0, 0
+        self.tick = 0
         self.deck: list[str] = []
 
     # --- versions
@@ -210,7 +210,8 @@ class Month:
         self.ran.append(Ran(program, child.returncode, used.ru_maxrss, errors.stat().st_size))
         text = errors.read_text(errors="replace")
         self.acknowledged += laws.told(said.read_text(errors="replace")) if program in laws.LINE else []
-        if "Traceback" in text or child.returncode not in (0, 1, 69, 74, 75, -signal.SIGKILL):
+        cut_off = program == "mqi-ledger" and "no newline: a write was cut off" in text  # so it should say
+        if "Traceback" in text or child.returncode not in (0, 1, 69, 74, 75, -signal.SIGKILL, *([65] if cut_off else [])):
             self.odd.append(f"tick {self.tick}, day {self.day():.1f}: {program} ended with {child.returncode}: {text[-1500:]}")
         with (self.folder / "journal").open("a") as journal:
             journal.write("".join(f"{self.tick} {program} {line}\n" for line in text.splitlines()))
@@ -471,7 +472,7 @@ class Month:
     def misplaced(self) -> dict[str, Any]:
         """Cases that are not where their kind ends."""
         rows = self.rows()
-        left: dict[str, Any] = {name: "unknown" for name in self.kinds if name not in rows}
+        left: dict[str, Any] = {name: "unknown" for name in self.kinds if name not in rows and (self.place.inbox / name).exists()}
         return left | {name: row for name, row in rows.items() if row["status"] not in KINDS[self.kinds[name]].ends}
 
 

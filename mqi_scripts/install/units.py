@@ -104,6 +104,7 @@ def _of_system(where: Places, site: Site, config: str, account: str) -> list[str
     read = [*_read(where, site, config)]
     write = [path for path, known in ((site.results, "/srv/mqi/results"), (site.state, "/var/lib/mqi")) if path != known]
     write += [host.root for host in site.hosts if host.transport == "local"]
+    write += [folder for folder in [os.path.dirname(site.log.file)] if folder and not f"{folder}/".startswith(f"{site.state}/")]
     lines += [f"BindReadOnlyPaths=-{quoted(path)}" for path in read]
     lines += [f"BindPaths=-{quoted(path)}" for path in write]
     lines += [f"ReadWritePaths={quoted(f'-+{path}')}" for path in write]
@@ -163,11 +164,12 @@ def crontab(where: Places, config: str, account: str) -> str:
     how = "Add it with crontab -e" if where.user else "Put it into /etc/cron.d/mqi"
     return f"""\
 # The suite by cron, instead of its timers (mqi-init --print-crontab). {how}.
+# No folder's name goes to syslog or into cron's mail: what happened is told by mqi-report, or by log.file.
 MQI_CONFIG={config}
 LC_ALL=C.UTF-8
 MQI_TIMER=1
-*  * * * *  {run}/mqi-tick 2>&1 | logger -t mqi-tick
-30 6 * * *  {run}/mqi-report
+*  * * * *  {run}/mqi-tick 2>&1 >/dev/null | logger -t mqi-tick
+30 6 * * *  {run}/mqi-report --redact
 0  4 * * 0  {run}/mqi-ledger backup {where.backup} 2>&1 | logger -t mqi-ledger
 0  5 * * 0  {run}/mqi-ledger verify 2>&1 | logger -t mqi-ledger
 """

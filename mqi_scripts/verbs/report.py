@@ -20,6 +20,7 @@ from typing import Any
 from mqi_scripts import words as w
 from mqi_scripts.checks.gateway import SCRIPTS
 from mqi_scripts.frame import cli
+from mqi_scripts.frame.log import is_journal
 from mqi_scripts.operator import health, notes
 from mqi_scripts.pure import codec, explain, place, tables
 from mqi_scripts.telling import changes, redact, silence, spreadsheet
@@ -39,7 +40,7 @@ def report(args: argparse.Namespace) -> int:
     except w.Damaged as error:
         damaged, (cases, head), failed = str(error), book.readable(), {}
     kept = health(site)
-    hidden = args.redact if args.redact is not None else site.report.redact and not sys.stdout.isatty()
+    hidden = args.redact if args.redact is not None else is_hidden(site)
     if args.changes and not damaged:
         return tell_changes(book, args, hidden)
     known = notes(kept, {})
@@ -73,6 +74,11 @@ def report(args: argparse.Namespace) -> int:
         return w.Damaged.code
     files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
     return int(any(map(needs_person if args.needs_me else explain.needs_person, shown)) or any(one.person for one in silent))
+
+
+def is_hidden(site: config.Site) -> bool:
+    """Whether names stay here: always in the journal and in what is sent to a person."""
+    return is_journal(sys.stdout) or (site.report.redact and not sys.stdout.isatty())
 
 
 def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:

@@ -127,7 +127,7 @@ class Host:
         else:
             command, first = "exec /bin/sh -s", [nonce, *at, queue["command"], queue["config"], self.config.direct["slots"]]
             text = f'{_far("mqi-remote.sh")}\nset -- {shlex.join(map(str, [*first, *words]))}\nmain "$@"\n'
-        ran = run(self.reach(command), seconds=self.config.timeout, stdin=text.encode())
+        ran = run(self.reach(command), seconds=self.config.timeout, stdin=text.encode(), about=words[3:])
         try:
             said = readers.answer(ran.out, nonce)
         except readers.Unreadable as error:

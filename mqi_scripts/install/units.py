@@ -39,6 +39,22 @@ SocketBindDeny=
 MemoryMax=infinity
 TasksMax=infinity
 """
+# notify.command sends something, whatever the site's program needs for that: its files, a mail server, another's rights
+TOLD = """\
+# notify.command is set: the cage of what tells somebody is open, so that its program can send
+RootDirectory=
+NoExecPaths=
+ExecPaths=
+ProtectHome=read-only
+PrivateUsers=no
+PrivateNetwork=no
+IPAddressDeny=
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+NoNewPrivileges=no
+RestrictSUIDSGID=no
+SystemCallFilter=
+"""
+FAILED = '"mqi-%i failed (${MONITOR_SERVICE_RESULT} ${MONITOR_EXIT_STATUS}). See: journalctl -u mqi@%i"'
 
 
 def shipped() -> str:
@@ -56,6 +72,9 @@ def files(where: Places, site: Site, config: str, account: str) -> list[File]:
             with open(os.path.join(folder, name), encoding="utf-8") as file:
                 text = file.read().replace("/opt/mqi", where.programs).replace("/var/backups/mqi", where.backup)
             made.append(File(path, marked(_for_user(text) if where.user else text, name)))
+    for unit, lines in _told(where, site, config, account) if site.notify.command else ():
+        text = "\n".join(["[Service]", *lines]) + "\n"
+        made.append(File(f"{where.units}/{unit}.d/told.conf", marked(_for_user(text) if where.user else text, "told.conf")))
     local = _of_user(site, config) if where.user else _of_system(where, site, config, account)
     if local:
         text = "\n".join(["# what this site needs, from its configuration", "[Service]", *local]) + "\n"
@@ -92,6 +111,15 @@ def _of_user(site: Site, config: str) -> Iterator[str]:
 
 def _direct(site: Site) -> list[str]:
     return ["KillMode=process"] if any(host.transport == "local" and host.engine == "direct" for host in site.hosts) else []
+
+
+def _told(where: Places, site: Site, config: str, account: str) -> Iterator[tuple[str, list[str]]]:
+    """What the units need that tell somebody, by unit: the timer's, and the notice of a run that failed, which tells it at once."""
+    yield "mqi@report-notify.service", TOLD.splitlines()
+    tells = [f"ExecStart=-{where.programs}/current/bin/mqi-report --notify {FAILED}", "TimeoutStartSec=3min"]
+    user = [] if account == "mqi" or where.user else [f"User={account}", "Group="]
+    paths = [f"ReadWritePaths=-{quoted(site.state)}", f"Environment={quoted(f'MQI_CONFIG={config}')}"]
+    yield "mqi-notify@.service", [*TOLD.splitlines(), *user, *paths, *tells]
 
 
 def _of_system(where: Places, site: Site, config: str, account: str) -> list[str]:

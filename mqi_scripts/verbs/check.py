@@ -8,6 +8,7 @@ examples:
   mqi-check --host gpu1          one compute host
   mqi-check --fast               only what needs no session to a host
   mqi-check --json               for a program
+  mqi-check --notify             a test message through notify.command, nothing else: does it arrive?
   mqi-check --config new.toml    a configuration before it is used
   mqi-check --far >mqi-remote    the program that a compute host with a gate needs (docs/compute-host.md)
 """
@@ -39,6 +40,9 @@ def probes(args: argparse.Namespace) -> Iterator[Probe]:
             yield fail("configuration", fault, f"correct {path}; docs/configuration.md has every key", error)
         return
     wanted = chosen(site, args.host)
+    if args.notify:
+        yield here.message(site)
+        return
     yield from here.site(path, site)
     usable = here.state(site)
     yield usable
@@ -106,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--far", action="store_true", help="print the program for a compute host with a gate, do nothing else")
     parse.add_argument("--host", metavar="NAME", help="only the configuration and this compute host")
     parse.add_argument("--fast", action="store_true", help="nothing that needs a session to a host")
+    parse.add_argument("--notify", action="store_true", help="send a test message through notify.command, do nothing else")
     parse.add_argument("--json", action="store_true", help="one object with all probes (schemas/check.schema.json)")
     return parse
 

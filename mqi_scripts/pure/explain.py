@@ -207,6 +207,12 @@ def seen(case: w.Case, look: w.Look, notes: Notes) -> Iterator[tuple[str, str]]:
         yield "ahead", _ahead(case, look, notes)
 
 
+def waits_for_slot(case: w.Case, look: w.Look) -> bool:
+    """Its wrapper runs, and has no slot yet."""
+    trace = look.traces.get(case.label) if case.attempt else None
+    return bool(trace and trace.claim == "none" and trace.held)
+
+
 def _attempt(trace: w.Trace) -> str:
     if not trace.folder:
         return "its folder is not there"

@@ -164,7 +164,7 @@ def by_lock(held: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
 
 
 def slot(case: w.Case, held: Sequence[Sequence[str]], cases: Mapping[str, w.Case]) -> str:
-    """Who has the slots that a case waits for, and which case that is. Who waits has the lock's file open, too, and does not count."""
+    """Who has the slots that a case waits for, and which case that is. Who waits has the file open, too, and does not count."""
     holders = by_lock(held)
     owners = {pid: name.split("/")[1] for name, who in holders.items() if name.startswith("cases/") for pid in who}
     waiting = {key for key, one in cases.items() if one.status == w.SUBMITTED}

@@ -470,7 +470,7 @@ def test_explain_alone_tells_of_everything_that_does_not_move(tmp_path: Path, ss
     assert "why      the job ended with exit 1" in parts["sour"]
     assert "helps    mqi-case show " in parts["sour"]
     assert "x is a symlink" in parts["link"]
-    assert "helps    pueue start -g gpu0   (on far)" in parts["later"]
+    assert f"helps    {pueued.command} -c {pueued.config} start -g gpu0   (on far)" in parts["later"]
     assert all("needs a person" in part for part in parts.values())
     lines = [json.loads(line) for line in place("mqi-case", "explain", "--jsonl").out.splitlines()]
     assert {line["case_path"] for line in lines} == set(parts)

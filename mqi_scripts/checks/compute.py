@@ -18,12 +18,26 @@ LABEL = re.compile(r"mqi1:([0-9a-f]+):([0-9]+)")
 ELSEWHERE = re.compile(r"exec /bin/sh (/\S+)/bin/[0-9a-f]+/mqi-job \1 ")  # what the far side's add_task writes
 
 
-def login(before: bytes, took: float, inside: float) -> Iterator[Probe]:
-    """before: what came before our program's first word. took, inside: seconds of the session, and of our program in it."""
+def typed(host: HostConfig, text: str) -> str:
+    """Commands of pueue as they have to be typed there: its path, its configuration."""
+    config = f" -c {host.pueue['config']}" if host.pueue["config"] else ""
+    return re.sub(r"(^|`)(pueued?) ", lambda match: f"{match[1]}{_beside(host, match[2])}{config} ", text)
+
+
+def _beside(host: HostConfig, program: str) -> str:
+    """pueue as it is called there, or the daemon beside it."""
+    folder, slash, _ = host.pueue["command"].rpartition("/")
+    return host.pueue["command"] if program == "pueue" else f"{folder}{slash}{program}"
+
+
+def login(before: bytes, took: float, inside: float, by_hand: str) -> Iterator[Probe]:
+    """before: what came before our program's first word. took, inside: seconds of the session, and of our program in it.
+    by_hand: the command that shows what comes."""
     if before:
         start = readers.show(before[:80].decode("utf-8", "replace")).replace("\n", " ").strip()
         yield warn("login shell", f"it prints {len(before)} bytes before our program runs: {start!r}",
-                   "let ~/.bashrc and its like print only on a terminal (`[ -t 1 ]`): scp breaks on it")  # fmt: skip
+                   "let ~/.bashrc and its like print only on a terminal (`[ -t 1 ]`): scp breaks on it; by hand, until it prints "
+                   f"nothing: {by_hand}")  # fmt: skip
     else:
         yield ok("login shell", "it prints nothing")
     slow = took - inside

@@ -33,6 +33,8 @@ def explain(run: cli.Run) -> None:
         known = known._replace(waits={**known.waits, **waits(run, cases, looks, known)})
     for case in cases:
         plain = sentences.explain(case, known, now)
+        for host in run.site.hosts:
+            plain = plain._replace(helps=compute.typed(host, plain.helps)) if host.name == case.host else plain
         seen = [*world(run, case, looks, known, holders)] if run.args.look else []
         run.code = max(run.code, int(plain.person))
         if run.args.jsonl:
@@ -84,12 +86,16 @@ def waits(
             bad, may = place.broken(failed, case.host, jobs), place.allowed(case.path, limits)
             why = why or place.why_none(case.host, seen.groups, groups[case.host], may, bad)
             if why or sentences.command_in(sentences.reason(case, known)[0]):  # what was noted to be mended is
-                found[case.key] = (case.status, why, "")
+                found[case.key] = (case.status, why, _category(seen))
         elif seen and case.status == w.SUBMITTED:
-            found[case.key] = (case.status, place.why_waiting(case, seen, case.host), "")
+            found[case.key] = (case.status, place.why_waiting(case, seen, case.host), _category(seen))
         elif case.host and seen is None and case.status not in w.CLOSED:
             found[case.key] = (case.status, f"hosts.{case.host} left the configuration: put it back", w.Configuration.category)
     return found
+
+
+def _category(seen: w.Look) -> str:
+    return w.Unreachable.category if seen.trouble else ""
 
 
 def slots(run: cli.Run, cases: list[w.Case], looks: dict[str, w.Look | w.Failure]) -> Holders:

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from mqi_scripts import words as w
-from mqi_scripts.checks import FAIL, OK, WARN, Probe, fail, here, on, text, there
+from mqi_scripts.checks import FAIL, OK, WARN, Probe, compute, fail, here, on, text, there
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec
 from mqi_scripts.world import config, outage
@@ -67,7 +67,8 @@ def probes(args: argparse.Namespace) -> Iterator[Probe]:
         if not args.fast:
             far = far_side(host, site, book, now)
             yield from on(host.name, there.knock(host))
-            yield from on(host.name, there.session(far, lambda: book.cases() if now else None))
+            said = there.session(far, lambda: book.cases() if now else None)
+            yield from (probe._replace(host=host.name, fix=compute.typed(host, probe.fix)) for probe in said)
             if far.answers:
                 outage.over(site.state, host.name, "")  # so that the timers try it again, too
 

@@ -126,7 +126,8 @@ def next_of(case: w.Case) -> str:
         return "put its folder back into the inbox, the next mqi-scan reads it" if case.gone else AGAIN.text
     if case.status == w.FAILED:
         log = f"cases/{case.key}/attempt-{case.attempt}/job.log below the root on {case.host}"
-        again = "can help" if case.retry else "would fail again" + (", unless job.time_limit is raised" if case.reason == LIMIT else "")
+        raised = ", unless job.time_limit is raised" if case.reason == LIMIT else ""
+        again = "can help" if case.retry else f"would fail again{raised}"
         return f"a person reads {log}; the same once more {again}"
     if case.status == w.COMPLETED and case.stale:
         return "a person decides whether its new data are computed"
@@ -145,7 +146,8 @@ def _helps(case: w.Case) -> str:
         return f"mqi-case release {case.id} --deliveries A,B,... {because}"
     if case.reasons == (AGAIN,):
         return f"mqi-scan {case.id}"
-    if case.status == w.CANCELLED or (case.status == w.FAILED and (case.retry or case.reason == LIMIT)) or (case.status == w.COMPLETED and case.stale):
+    again = case.status == w.FAILED and (case.retry or case.reason == LIMIT)
+    if case.status == w.CANCELLED or again or (case.status == w.COMPLETED and case.stale):
         return f"mqi-case retry {case.id} {because}"
     if needs_person(case) and case.status == w.RUNNING:
         return f"mqi-case cancel {case.id} {because}"

@@ -35,15 +35,14 @@ class Log:
         elif aloud:
             sys.stderr.write(f"{script}: {text}\n")
         if self.file:
-            at = codec.stamp(datetime.now(UTC))
-            self._keep(script, {"at": at, "level": NAMES[level], "script": script, **about, "text": plain})
+            self._keep(script, {"level": NAMES[level], "script": script, **about, "text": plain})
 
     def _keep(self, script: str, record: dict[str, Any]) -> None:
         """One write, at the end, whoever else writes there or moved the file away. What fails is said once and stops nobody."""
         path, flags = self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             with open(os.open(path, flags, 0o600), "ab", buffering=0) as file:
-                file.write(json.dumps(record).encode() + b"\n")
+                file.write(json.dumps({"at": codec.stamp(datetime.now(UTC)), **record}).encode() + b"\n")
         except OSError as error:
             self.file = ""
             self(script, f"log.file cannot be written, the work goes on without it: {error}", WARNING)
@@ -51,10 +50,10 @@ class Log:
     def event(self, script: str, event: w.Event, case: w.Case | None) -> None:
         """A happening, without what a name could stand in."""
         told = {"host": case.host if case else "", **codec.to_dict(event)}
-        about = {"case": event.case[: w.ID], **{name: told[name] for name in FIELDS if name in told}}
-        about["codes"] = ",".join(reason["code"] for reason in told.get("reasons", ()))
-        about["duration"] = order.seconds(told["started"], told["ended"]) if "ended" in told else ""
-        self(script, told["type"], aloud=False, **about)
+        about = {name: told[name] for name in FIELDS if name in told}
+        codes = ",".join(reason["code"] for reason in told.get("reasons", ()))
+        duration = order.seconds(told["started"], told["ended"]) if "ended" in told else ""
+        self(script, told["type"], aloud=False, case=event.case[: w.ID], **about, codes=codes, duration=duration)
 
 
 def is_journal(stream: TextIO) -> bool:

@@ -23,6 +23,8 @@ def test_every_timer_stands_in_the_table_with_its_time() -> None:
         if hour := re.search(r"^OnCalendar=(\w*) ?\*-\*-\* 0?(\d+:\d+)", text, re.M):
             assert f"{hour[2]}" in told[name]
             assert hour[1] == "" or told[name].startswith(hour[1])
+        elif "OnCalendar=*:0/5\n" in text:
+            assert told[name] == "every five minutes"
         else:
             assert "a minute after" in told[name]
 

@@ -17,6 +17,7 @@ import pytest
 from conftest import REPO, Place, Pueued, Sshd, alive, host_text
 
 from mqi_scripts import words as w
+from mqi_scripts.checks import compute
 from mqi_scripts.pure import explain, wish
 
 NOW = "2026-11-24T03:00:00.000Z"
@@ -469,7 +470,7 @@ def test_explain_alone_tells_of_everything_that_does_not_move(tmp_path: Path, ss
     assert "why      the job ended with exit 1" in parts["sour"]
     assert "helps    mqi-case show " in parts["sour"]
     assert "x is a symlink" in parts["link"]
-    assert "helps    pueue start -g gpu0   (on far)" in parts["later"]
+    assert f"helps    {pueued.command} -c {pueued.config} start -g gpu0   (on far)" in parts["later"]
     assert all("needs a person" in part for part in parts.values())
     lines = [json.loads(line) for line in place("mqi-case", "explain", "--jsonl").out.splitlines()]
     assert {line["case_path"] for line in lines} == set(parts)
@@ -585,3 +586,37 @@ def test_every_wish_is_either_a_legal_event_or_a_sentence_with_a_command() -> No
                 continue
             legal += all(evolve(case, event).decisions for event in events)
     assert legal > 40
+
+
+def waiting_for_its_slot(place: Place, name: str) -> str:
+    """`explain --look` of a case whose wrapper runs and has no slot."""
+    submitted(place, name)
+    deadline = time.monotonic() + 60
+    while "\n  slot     " not in (said := place("mqi-case", "explain", name, "--look").out):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.2)
+    return said
+
+
+def test_a_look_names_who_holds_the_slot_of_a_gpu(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    """A job that the wiped queue forgot."""
+    place = site(tmp_path, sshd, pueued, "sleep 600")
+    place.config.write_text(place.config.read_text().replace('["gpu*"]', '["gpu0"]'))
+    (leader,) = running(place, "ma")
+    pueued.wipe()
+    pueued.start()
+    pueued.groups(gpu0=1)
+    said, key = waiting_for_its_slot(place, "mb"), place.rows()["ma"]["case_id"]
+    assert re.search(rf"^  slot     gpu0-0 is held by processes .*\b{leader} \(sh\).* of case {key}, which is running$", said, re.M), said
+    assert "a wrapper waits for a slot" in said
+
+
+def test_who_waits_for_a_slot_is_not_its_holder_and_a_process_of_no_case_is_named_with_what_ends_it() -> None:
+    mine = BORN._replace(status=w.SUBMITTED)
+    other = BORN._replace(key="o" * 20, status=w.COMPLETED)
+    held = [("cases/" + mine.key + "/lock", "/proc/1", "sh"), ("slots/g-0", "/proc/1", "sh"), ("slots/g-1", "/proc/2", "x\x1b"), ("slots/h-0", "/proc/3", "y")]
+    cases = {mine.key: mine, other.key: other}
+    assert compute.slot(mine, held[:2], cases) == "nobody is seen to hold one of its group's: it gets one within seconds"
+    assert compute.slot(mine, held, cases) == "g-1 is held by processes 2 (x\\x1b) of no case: let them end, or on far: kill 2"
+    held.append((f"cases/{other.key}/lock", "/proc/2", "x"))
+    assert compute.slot(mine, held, cases) == "g-1 is held by processes 2 (x\\x1b) of case oooooooooooo, which is completed"

@@ -13,7 +13,8 @@ from test_ground import project
 
 UNITS = REPO / "systemd"
 LINE = ("scan", "push", "submit", "poll", "fetch")
-CALENDAR = {"clean": "clean", "report": "report", "ledger-verify": "ledger verify", "ledger-backup": "ledger backup /var/backups/mqi"}  # timers by the calendar, and what they run
+CALENDAR = {"clean": "clean", "report": "report", "report-notify": "report --notify", "ledger-verify": "ledger verify",
+            "ledger-backup": "ledger backup /var/backups/mqi"}  # timers by the calendar, and what they run
 # of the list in the reference, what is not there: why stands in the unit
 LEFT_OUT = {"LogsDirectory", "LogsDirectoryMode", "LoadCredential", "TemporaryFileSystem", "IPAddressDeny", "IPAddressAllow", "ReadOnlyPaths"}
 LIST = re.findall(r"\w+", """UMask StateDirectory StateDirectoryMode RuntimeDirectory RuntimeDirectoryMode SuccessExitStatus TimeoutStartSec TimeoutStopSec KillMode
@@ -44,7 +45,7 @@ def said(*words: str) -> str:
 def verified(folder: Path) -> str:
     """All of systemd's words on the units of a folder, templates with an instance: it prints a line for a misspelt directive."""
     units = [str(path) for path in folder.iterdir() if path.is_file() and "@." not in path.name]
-    return said("verify", *units, str(folder / "mqi@scan.service"), str(folder / "mqi@ledger-verify.service"), str(folder / "mqi@ledger-backup.service"), str(folder / "mqi-notify@scan.service"))
+    return said("verify", *units, str(folder / "mqi@scan.service"), str(folder / "mqi@ledger-verify.service"), str(folder / "mqi@ledger-backup.service"), str(folder / "mqi@report-notify.service"), str(folder / "mqi-notify@scan.service"))
 
 
 def test_systemd_finds_nothing_to_say_about_the_units(there: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_misspelt_directive_would_be_seen(where: str, there: Path) -> None:
     assert "Unknown key 'TimoutSec'" in verified(there)
 
 
-@pytest.mark.parametrize("unit", ["mqi@.service", "mqi@scan.service", "mqi@ledger-verify.service", "mqi@ledger-backup.service", "mqi-notify@.service"])
+@pytest.mark.parametrize("unit", ["mqi@.service", "mqi@scan.service", "mqi@ledger-verify.service", "mqi@ledger-backup.service", "mqi@report-notify.service", "mqi-notify@.service"])
 def test_no_service_is_more_open_than_1_5(unit: str, there: Path) -> None:
     shutil.rmtree(there / "mqi-notify@.service.d")  # mail opens it: said there
     found = re.search(r"Overall exposure level for \S+: ([0-9.]+)", said("security", "--offline=true", str(there / unit)))

@@ -18,12 +18,26 @@ LABEL = re.compile(r"mqi1:([0-9a-f]+):([0-9]+)")
 ELSEWHERE = re.compile(r"exec /bin/sh (/\S+)/bin/[0-9a-f]+/mqi-job \1 ")  # what the far side's add_task writes
 
 
-def login(before: bytes, took: float, inside: float) -> Iterator[Probe]:
-    """before: what came before our program's first word. took, inside: seconds of the session, and of our program in it."""
+def typed(host: HostConfig, text: str) -> str:
+    """Commands of pueue as they have to be typed there: its path, its configuration."""
+    config = f" -c {host.pueue['config']}" if host.pueue["config"] else ""
+    return re.sub(r"(^|`)(pueued?) ", lambda match: f"{match[1]}{_beside(host, match[2])}{config} ", text)
+
+
+def _beside(host: HostConfig, program: str) -> str:
+    """pueue as it is called there, or the daemon beside it."""
+    folder, slash, _ = host.pueue["command"].rpartition("/")
+    return host.pueue["command"] if program == "pueue" else f"{folder}{slash}{program}"
+
+
+def login(before: bytes, took: float, inside: float, by_hand: str) -> Iterator[Probe]:
+    """before: what came before our program's first word. took, inside: seconds of the session, and of our program in it.
+    by_hand: the command that shows what comes."""
     if before:
         start = readers.show(before[:80].decode("utf-8", "replace")).replace("\n", " ").strip()
         yield warn("login shell", f"it prints {len(before)} bytes before our program runs: {start!r}",
-                   "let ~/.bashrc and its like print only on a terminal (`[ -t 1 ]`): scp breaks on it")  # fmt: skip
+                   "let ~/.bashrc and its like print only on a terminal (`[ -t 1 ]`): scp breaks on it; by hand, until it prints "
+                   f"nothing: {by_hand}")  # fmt: skip
     else:
         yield ok("login shell", "it prints nothing")
     slow = took - inside
@@ -135,9 +149,7 @@ def locks(
 ) -> Iterator[Probe]:
     """Who holds locks of cases and slots that nobody should. held: lock, /proc/<pid>, name. tasks None: the queue did not say,
     or it has none of its own."""
-    holders: dict[str, dict[str, str]] = {}
-    for name, process, program in held:
-        holders.setdefault(name, {})[process.rpartition("/")[2]] = tables.printable(program)
+    holders = by_lock(held)
     busy = {pid for name, who in holders.items() if name.startswith("cases/") for pid in who}
     sound = True
     for name, who in sorted(holders.items()):
@@ -151,8 +163,38 @@ def locks(
             why = "" if lives else f"for attempt {case.attempt} of {case.id}, which no task of the queue runs any more"
         if why:
             sound = False
-            people = ", ".join(f"{pid} ({program})" for pid, program in sorted(who.items()))
-            yield warn(f"lock {name}", f"held by processes {people}, {why}",
+            yield warn(f"lock {name}", f"held by processes {_people(who)}, {why}",
                        f"let it end (mqi-poll sees it), or on {host}: kill {' '.join(sorted(who))}")  # fmt: skip
     if sound:
         yield ok("locks", f"{len(holders)} held, each by a job of ours" if holders else "none is held")
+
+
+def by_lock(held: Sequence[Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Names of programs by pid, by lock."""
+    holders: dict[str, dict[str, str]] = {}
+    for name, process, program in held:
+        holders.setdefault(name, {})[process.rpartition("/")[2]] = tables.printable(program)
+    return holders
+
+
+def slot(case: w.Case, held: Sequence[Sequence[str]], cases: Mapping[str, w.Case]) -> str:
+    """Who has the slots that a case waits for, and which case that is. Who waits has the file open, too, and does not count."""
+    holders = by_lock(held)
+    owners = {pid: name.split("/")[1] for name, who in holders.items() if name.startswith("cases/") for pid in who}
+    waiting = {key for key, one in cases.items() if one.status == w.SUBMITTED}
+    texts = []
+    for name, who in sorted(holders.items()):
+        have = {pid: program for pid, program in who.items() if owners.get(pid) not in waiting}
+        if have and re.fullmatch(rf"slots/{re.escape(case.group)}-[0-9]+", name):
+            whose = [_whose(key, cases.get(key)) for key in sorted({owners[pid] for pid in have if pid in owners})]
+            text = " and ".join(whose) or f"no case: let them end, or on {case.host}: kill {' '.join(sorted(have))}"
+            texts.append(f"{name.partition('/')[2]} is held by processes {_people(have)} of {text}")
+    return "; ".join(texts) or "nobody is seen to hold one of its group's: it gets one within seconds"
+
+
+def _whose(key: str, case: w.Case | None) -> str:
+    return f"case {case.id}, which is {case.status}" if case else f"case {key[: w.ID]}, which this ledger does not know"
+
+
+def _people(who: Mapping[str, str]) -> str:
+    return ", ".join(f"{pid} ({program})" for pid, program in sorted(who.items()))

@@ -15,6 +15,7 @@ from mqi_scripts import words as w
 from mqi_scripts.checks import Probe, fail, gateway, odd, ok, warn
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec, place, retry
+from mqi_scripts.telling import notify
 from mqi_scripts.world import config, files, folder, outage
 from mqi_scripts.world.ledger import Ledger, State
 from mqi_scripts.world.run import run
@@ -33,6 +34,9 @@ def site(path: str, of: config.Site) -> Iterator[Probe]:
     else:
         yield ok(f"profile {of.scan.profile}")
     wanted = {"ssh": any(h.transport == "ssh" for h in of.hosts), "tar": any(h.transfer == "tar" for h in of.hosts)}
+    if of.notify.command and not shutil.which(of.notify.command[0]):
+        fix = "install it, or correct notify.command; then: mqi-check --notify"
+        yield fail("notify", f"no program {of.notify.command[0]} here", fix, w.Configuration)
     if missing := [name for name, needed in wanted.items() if needed and not shutil.which(name)]:
         yield fail("programs here", f"missing: {', '.join(missing)}", "apt install openssh-client tar", w.Configuration)
     yield versions()
@@ -50,6 +54,20 @@ def versions() -> Probe:
             ran = run((program, word), seconds=10)
             said.append((ran.out + ran.err).decode(errors="replace").partition("\n")[0].partition(",")[0])
     return ok("versions", ", ".join(said))
+
+
+def message(of: config.Site) -> Probe:
+    """Whether notify.command takes a message."""
+    if not of.notify.command:
+        fix = "set it; docs/configuration.md has an example"
+        return fail("notify", "notify.command is not set: nobody is told", fix, w.Configuration)
+    text = f"{of.name}: a test message\n\nNothing is to be done. mqi-check --notify on {os.uname().nodename} sent it.\n"
+    try:
+        notify.send(of.notify.command, text)
+    except w.Configuration as error:
+        what, _, fix = str(error).partition(": nothing is lost; ")
+        return fail("notify", what, fix, error)
+    return ok("notify", f"{of.notify.command[0]} took a test message: see that it arrives")
 
 
 def state(of: config.Site) -> Probe:

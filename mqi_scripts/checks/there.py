@@ -67,7 +67,7 @@ def session(far: Host, cases: Callable[[], Mapping[str, w.Case] | None]) -> Iter
     times = [float(one) for line in said.named("clock") for one in line if re.fullmatch(r"[0-9.]+", one)]
     if len(times) == 2:  # noqa: PLR2004  # its begin and its end
         if far.config.transport == "ssh":
-            yield from compute.login(said.before, took, times[1] - times[0])
+            yield from compute.login(said.before, took, times[1] - times[0], shlex.join(far.reach("true")))
         yield compute.clock(times[1] - now)
     yield root(far, said, known is not None)
     yield compute.programs([line[0] for line in said.named("lacks")], [line[0] for line in said.named("tool")])
@@ -114,7 +114,8 @@ def queue(far: Host, said: readers.Answer, known: Mapping[str, w.Case] | None) -
         yield compute.pueue(line[0], daemons, far.config.pueue)
     look = readers.look(said, far.config.engine, far.config.root)
     if look.trouble:
-        yield fail("queue", f"it does not answer: {look.trouble}", "start pueued there", w.Unreachable)
+        fix = f"on {far.name}, `systemctl start pueued`, or as its account `pueued -d`"
+        yield fail("queue", f"it does not answer: {look.trouble}", fix, w.Unreachable)
     else:
         yield ok("queue", f"{far.config.engine}, {len(look.tasks or ())} tasks")
         yield from compute.groups(look, far.config)

@@ -11,6 +11,7 @@ from typing import Any
 
 from mqi_scripts import __version__
 from mqi_scripts import words as w
+from mqi_scripts.frame.log import DEBUG, ERROR, INFO, WARNING, is_journal, log
 from mqi_scripts.pure import codec, tables
 from mqi_scripts.world import config, files, lock, outage
 from mqi_scripts.world.ledger import Ledger
@@ -23,6 +24,7 @@ class Run:
 
     def __init__(self, name: str, args: argparse.Namespace, site: config.Site) -> None:
         self.name, self.args, self.site, self.code = name, args, site, 0
+        log.file, log.hidden = site.log.file, (site.inbox, site.results)
         by = {"script": name, "host": os.uname().nodename, "pid": os.getpid(), "user": user()}
         self.book = Ledger(site.state, by, self.say)
         self.trouble: list[str] = []
@@ -31,9 +33,9 @@ class Run:
     def now(self) -> str:
         return codec.stamp(datetime.now(UTC))
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, level: int = INFO) -> None:
         """Talk, for stderr and the journal."""
-        sys.stderr.write(f"{self.name}: {tables.printable(text)}\n")
+        log(self.name, tables.printable(text), level)
 
     def record(self, events: Sequence[w.Event]) -> None:
         """Store, then tell: a JSON line or a sentence an event on stdout. What cannot follow any more is said, not done."""
@@ -44,10 +46,13 @@ class Run:
         for event in stored:
             if isinstance(event, w.Held | w.Failed):
                 self.code = max(self.code, 1)
+            case = self.book.case(event.case) if event.case else None  # else it is the ledger's own
             if self.args.jsonl and event.case:
                 sys.stdout.write(json.dumps(codec.to_dict(event)) + "\n")
-            elif event.case:  # else it is the ledger's own
-                sys.stdout.write(("would record: " if dry else "") + tables.sentence(event, self.book.case(event.case)) + "\n")
+            elif event.case and not is_journal(sys.stdout):
+                sys.stdout.write(("would record: " if dry else "") + tables.sentence(event, case) + "\n")
+            if not dry:
+                log.event(self.name, event, case)
         sys.stdout.flush()
         if stored and not dry:
             head = self.book.state().head
@@ -56,7 +61,7 @@ class Run:
     def failed(self, error: w.Failure, cases: Sequence[w.Case] = ()) -> None:
         """A trouble of one host or case: said, remembered, and the rest goes on."""
         until = outage.met(self.site, error, self.name, self.now()) if error.host and not self.args.dry_run else error.until
-        self.say(f"{error}{f'; timers leave it alone until {until}' if until else ''}")
+        self.say(f"{error}{f'; timers leave it alone until {until}' if until else ''}", WARNING)
         self.trouble.append(str(error))
         self.code = max(self.code, error.code)
         self.waits(cases, str(error), error.category, until)
@@ -150,6 +155,15 @@ def find(book: Ledger, word: str) -> w.Case:
     raise w.Usage(f"no case {word!r} in the ledger; closest: {', '.join(dict.fromkeys(near)) or 'none'}. See: mqi-report")
 
 
+class Verbose(argparse.Action):
+    """-v: the one runner of processes tells what it runs, from now on."""
+
+    def __call__(self, parse: argparse.ArgumentParser, *_: object) -> None:
+        from mqi_scripts.world import run  # noqa: PLC0415
+
+        run.tell = lambda text: log(parse.prog.partition(" ")[0], tables.printable(text), DEBUG)
+
+
 def parser(name: str, doc: str, *, line: bool = False) -> argparse.ArgumentParser:
     """What all scripts share, or those of the line. doc: its first line is the NAME line, the rest goes below the options."""
     first, _, rest = doc.partition("\n")
@@ -159,6 +173,7 @@ def parser(name: str, doc: str, *, line: bool = False) -> argparse.ArgumentParse
     )  # fmt: skip
     parse.add_argument("--config", metavar="FILE", help="the site's configuration (else $MQI_CONFIG, else /etc/mqi/mqi.toml)")
     parse.add_argument("--version", action="version", version=f"{name} {__version__}")
+    parse.add_argument("-v", "--verbose", action=Verbose, nargs=0, help="show what is run on the hosts, and how long it took")
     if line:
         parse.add_argument("case", nargs="*", metavar="CASE", help="ids, unique prefixes or paths; - reads them from stdin")
         parse.add_argument("--jsonl", action="store_true", help="one JSON line an event on stdout")
@@ -201,16 +216,16 @@ def boundary(name: str, work: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has enough
         return 0
     except (w.Failure, OSError) as error:
-        sys.stderr.write(f"{name}: {trouble(error)}\n")
+        log(name, str(trouble(error)), ERROR)
         return trouble(error).code
     except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: stopped; the next run goes on from here\n")
+        log(name, "stopped; the next run goes on from here", WARNING)
         return 130
     except Exception:  # noqa: BLE001  # the one boundary
         import traceback  # noqa: PLC0415
 
         traceback.print_exc()
-        sys.stderr.write(f"{name}: a bug of this program; nothing is lost: send these lines to its keeper, then run it again\n")
+        log(name, "a bug of this program; nothing is lost: send these lines to its keeper, then run it again", ERROR)
         return w.Failure.code
 
 

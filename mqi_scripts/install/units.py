@@ -39,6 +39,22 @@ SocketBindDeny=
 MemoryMax=infinity
 TasksMax=infinity
 """
+# notify.command sends something, whatever the site's program needs for that: its files, a mail server, another's rights
+TOLD = """\
+# notify.command is set: the cage of what tells somebody is open, so that its program can send
+RootDirectory=
+NoExecPaths=
+ExecPaths=
+ProtectHome=read-only
+PrivateUsers=no
+PrivateNetwork=no
+IPAddressDeny=
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+NoNewPrivileges=no
+RestrictSUIDSGID=no
+SystemCallFilter=
+"""
+FAILED = '"mqi-%i failed (${MONITOR_SERVICE_RESULT} ${MONITOR_EXIT_STATUS}). See: journalctl -u mqi@%i"'
 
 
 def shipped() -> str:
@@ -56,6 +72,9 @@ def files(where: Places, site: Site, config: str, account: str) -> list[File]:
             with open(os.path.join(folder, name), encoding="utf-8") as file:
                 text = file.read().replace("/opt/mqi", where.programs).replace("/var/backups/mqi", where.backup)
             made.append(File(path, marked(_for_user(text) if where.user else text, name)))
+    for unit, lines in _told(where, site, config, account) if site.notify.command else ():
+        text = "\n".join(["[Service]", *lines]) + "\n"
+        made.append(File(f"{where.units}/{unit}.d/told.conf", marked(_for_user(text) if where.user else text, "told.conf")))
     local = _of_user(site, config) if where.user else _of_system(where, site, config, account)
     if local:
         text = "\n".join(["# what this site needs, from its configuration", "[Service]", *local]) + "\n"
@@ -94,6 +113,15 @@ def _direct(site: Site) -> list[str]:
     return ["KillMode=process"] if any(host.transport == "local" and host.engine == "direct" for host in site.hosts) else []
 
 
+def _told(where: Places, site: Site, config: str, account: str) -> Iterator[tuple[str, list[str]]]:
+    """What the units need that tell somebody, by unit: the timer's, and the notice of a run that failed, which tells it at once."""
+    yield "mqi@report-notify.service", TOLD.splitlines()
+    tells = [f"ExecStart=-{where.programs}/current/bin/mqi-report --notify {FAILED}", "TimeoutStartSec=3min"]
+    user = [] if account == "mqi" or where.user else [f"User={account}", "Group="]
+    paths = [f"ReadWritePaths=-{quoted(site.state)}", f"Environment={quoted(f'MQI_CONFIG={config}')}"]
+    yield "mqi-notify@.service", [*TOLD.splitlines(), *user, *paths, *tells]
+
+
 def _of_system(where: Places, site: Site, config: str, account: str) -> list[str]:
     """What differs from the units' own paths, accounts and addresses."""
     lines = []
@@ -104,6 +132,7 @@ def _of_system(where: Places, site: Site, config: str, account: str) -> list[str
     read = [*_read(where, site, config)]
     write = [path for path, known in ((site.results, "/srv/mqi/results"), (site.state, "/var/lib/mqi")) if path != known]
     write += [host.root for host in site.hosts if host.transport == "local"]
+    write += [folder for folder in [os.path.dirname(site.log.file)] if folder and not f"{folder}/".startswith(f"{site.state}/")]
     lines += [f"BindReadOnlyPaths=-{quoted(path)}" for path in read]
     lines += [f"BindPaths=-{quoted(path)}" for path in write]
     lines += [f"ReadWritePaths={quoted(f'-+{path}')}" for path in write]
@@ -163,12 +192,13 @@ def crontab(where: Places, config: str, account: str) -> str:
     how = "Add it with crontab -e" if where.user else "Put it into /etc/cron.d/mqi"
     return f"""\
 # The suite by cron, instead of its timers (mqi-init --print-crontab). {how}.
+# No folder's name goes to syslog or into cron's mail: what happened is told by mqi-report, or by log.file.
 MQI_CONFIG={config}
 LC_ALL=C.UTF-8
 MQI_TIMER=1
-*  * * * *  {run}/mqi-tick 2>&1 | logger -t mqi-tick
-15 3 * * *  {run}/mqi-clean 2>&1 | logger -t mqi-clean
-30 6 * * *  {run}/mqi-report
+*  * * * *  {run}/mqi-tick 2>&1 >/dev/null | logger -t mqi-tick
+15 3 * * *  {run}/mqi-clean 2>&1 >/dev/null | logger -t mqi-clean
+30 6 * * *  {run}/mqi-report --redact
 0  4 * * 0  {run}/mqi-ledger backup {where.backup} 2>&1 | logger -t mqi-ledger
 0  5 * * 0  {run}/mqi-ledger verify 2>&1 | logger -t mqi-ledger
 """

@@ -3,17 +3,21 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mqi_scripts import words as w
+from mqi_scripts.checks import compute
 from mqi_scripts.frame import cli
 from mqi_scripts.operator import asked, health, notes
 from mqi_scripts.pure import explain as sentences
 from mqi_scripts.pure import place
 from mqi_scripts.pure.tables import megabytes, printable
 from mqi_scripts.world import folder
-from mqi_scripts.world.host import hosts
+from mqi_scripts.world.host import NOBODY, hosts
+
+Holders = dict[str, Sequence[Sequence[str]]]  # by host, what mqi-remote's check says of locks that are held
 
 
 def explain(run: cli.Run) -> None:
@@ -22,13 +26,16 @@ def explain(run: cli.Run) -> None:
     known, now = notes(health(run.site), run.book.state().runs), run.now()
     still = (case for case in every.values() if sentences.is_still(case, known, now))
     cases = asked(run) if run.args.case else sorted(still, key=lambda case: (case.found, case.path))
-    looks = dict[str, w.Look | w.Failure]()
+    looks, holders = dict[str, w.Look | w.Failure](), Holders()
     if run.args.look and cases:
         looks = look(run, cases)
+        holders = slots(run, cases, looks)
         known = known._replace(waits={**known.waits, **waits(run, cases, looks, known)})
     for case in cases:
         plain = sentences.explain(case, known, now)
-        seen = [*world(run, case, looks, known)] if run.args.look else []
+        for host in run.site.hosts:
+            plain = plain._replace(helps=compute.typed(host, plain.helps)) if host.name == case.host else plain
+        seen = [*world(run, case, looks, known, holders)] if run.args.look else []
         run.code = max(run.code, int(plain.person))
         if run.args.jsonl:
             sys.stdout.write(json.dumps(record(case, plain, seen)) + "\n")
@@ -79,16 +86,31 @@ def waits(
             bad, may = place.broken(failed, case.host, jobs), place.allowed(case.path, limits)
             why = why or place.why_none(case.host, seen.groups, groups[case.host], may, bad)
             if why or sentences.command_in(sentences.reason(case, known)[0]):  # what was noted to be mended is
-                found[case.key] = (case.status, why, "")
+                found[case.key] = (case.status, why, _category(seen))
         elif seen and case.status == w.SUBMITTED:
-            found[case.key] = (case.status, place.why_waiting(case, seen, case.host), "")
+            found[case.key] = (case.status, place.why_waiting(case, seen, case.host), _category(seen))
         elif case.host and seen is None and case.status not in w.CLOSED:
             found[case.key] = (case.status, f"hosts.{case.host} left the configuration: put it back", w.Configuration.category)
     return found
 
 
+def _category(seen: w.Look) -> str:
+    return w.Unreachable.category if seen.trouble else ""
+
+
+def slots(run: cli.Run, cases: list[w.Case], looks: dict[str, w.Look | w.Failure]) -> Holders:
+    """Who holds locks on the hosts where a wrapper of these waits for a slot: one more session for each of them."""
+    found = Holders()
+    for host in hosts(run.site, run.book):
+        seen = looks.get(host.name)
+        if isinstance(seen, w.Look) and any(sentences.waits_for_slot(case, seen) for case in cases if case.host == host.name):
+            with suppress(w.Failure):  # that the host answers was told by the look
+                found[host.name] = host.session("check", [], NOBODY, judged=False).named("holds")
+    return found
+
+
 def world(
-    run: cli.Run, case: w.Case, looks: dict[str, w.Look | w.Failure], known: sentences.Notes
+    run: cli.Run, case: w.Case, looks: dict[str, w.Look | w.Failure], known: sentences.Notes, holders: Holders
 ) -> Iterator[tuple[str, str]]:
     """What the world says of one case now, as (thing, sentence)."""
     yield "source", source(run, case)
@@ -99,6 +121,8 @@ def world(
             continue
         yield "host", f"{name} answers" + "".join(f"; {text}" for text in seen.notes)
         yield from sentences.seen(case, seen, known)
+        if sentences.waits_for_slot(case, seen):
+            yield "slot", compute.slot(case, holders.get(name, ()), run.book.cases())
 
 
 def source(run: cli.Run, case: w.Case) -> str:

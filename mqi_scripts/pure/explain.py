@@ -52,6 +52,7 @@ GIVEN = "attempt {c.attempt} was given to {c.host}, the next look tells what bec
 # nobody can tell how it ended: if its folder comes back, mqi-poll goes on; else a person gives it up
 LOST = ("what {c.host} had of attempt {c.attempt} is not there any more: a lost mount? If it is gone for good, see that nothing "
         "of it runs there, and cancel it")  # fmt: skip
+LIMIT = "time limit"  # the reason of whoever ends a job that takes too long
 CHOICE = ("parts", "delivered twice", "fractions")  # reasons that a choice of deliveries can take away
 
 
@@ -61,6 +62,8 @@ def explain(case: w.Case, notes: Notes, now: str) -> Plain:
     if case.gone and case.status not in w.CLOSED:
         text += "; its source folder is gone"
     step, command, helps = step_of(case), command_in(why), _helps(case)
+    if category == w.Unreachable.category and not command:
+        command = f"mqi-check --host {case.host}"
     late = late_step(step, notes, now)
     person = needs_person(case) or category == "config" or "`" in why
     if late and not person:
@@ -123,7 +126,9 @@ def next_of(case: w.Case) -> str:
         return "put its folder back into the inbox, the next mqi-scan reads it" if case.gone else AGAIN.text
     if case.status == w.FAILED:
         log = f"cases/{case.key}/attempt-{case.attempt}/job.log below the root on {case.host}"
-        return f"a person reads {log}; the same once more {'can help' if case.retry else 'would fail again'}"
+        raised = ", unless job.time_limit is raised" if case.reason == LIMIT else ""
+        again = "can help" if case.retry else f"would fail again{raised}"
+        return f"a person reads {log}; the same once more {again}"
     if case.status == w.COMPLETED and case.stale:
         return "a person decides whether its new data are computed"
     return "mqi-submit or mqi-poll sees it" if case.intent else NEXT.get(case.status, "")
@@ -141,7 +146,8 @@ def _helps(case: w.Case) -> str:
         return f"mqi-case release {case.id} --deliveries A,B,... {because}"
     if case.reasons == (AGAIN,):
         return f"mqi-scan {case.id}"
-    if case.status == w.CANCELLED or (case.status == w.FAILED and case.retry) or (case.status == w.COMPLETED and case.stale):
+    again = case.status == w.FAILED and (case.retry or case.reason == LIMIT)
+    if case.status == w.CANCELLED or again or (case.status == w.COMPLETED and case.stale):
         return f"mqi-case retry {case.id} {because}"
     if needs_person(case) and case.status == w.RUNNING:
         return f"mqi-case cancel {case.id} {because}"
@@ -205,6 +211,12 @@ def seen(case: w.Case, look: w.Look, notes: Notes) -> Iterator[tuple[str, str]]:
             yield "log", "ends: " + printable(trace.tail.strip().rpartition("\n")[2])[:200]
     if case.status == w.SUBMITTED and look.tasks is not None:
         yield "ahead", _ahead(case, look, notes)
+
+
+def waits_for_slot(case: w.Case, look: w.Look) -> bool:
+    """Its wrapper runs, and has no slot yet."""
+    trace = look.traces.get(case.label) if case.attempt else None
+    return bool(trace and trace.claim == "none" and trace.held)
 
 
 def _attempt(trace: w.Trace) -> str:

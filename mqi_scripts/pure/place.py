@@ -48,7 +48,7 @@ def why_none(
     if not ours:
         known = ", ".join(group.name for group in groups) or "none"
         what = " ".join(patterns) + (f" and job.groups ({' '.join(may)})" if usable(groups, patterns) else "")
-        return f"no group of {host} matches {what} (there: {known}): make one there, `pueue group add`"
+        return f"no group of {host} matches {what} (there: {known}): there, `pueue group add {patterns[0].replace('*', '0')}`"
     if not (able := [group.name for group in ours if group.running]):
         names = ", ".join(group.name for group in ours)
         return f"every group of {host} is paused ({names}): on {host}, `pueue start -g {ours[0].name}`"

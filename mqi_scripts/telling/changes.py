@@ -2,12 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from mqi_scripts import words as w
-from mqi_scripts.pure import codec
+from mqi_scripts.pure import codec, explain
 from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.world import files
 from mqi_scripts.world.ledger import Ledger
@@ -20,7 +20,7 @@ FIRST = timedelta(days=1)  # what is told to a name that was told nothing yet
 def since(book: Ledger, name: str, now: datetime) -> tuple[list[tuple[dict[str, Any], w.Event, w.Case | None]], w.Head, str]:
     """(record, event, its case as it stood then) of each new thing; the head to keep when they were told; "" or why they begin
     elsewhere than at the cursor. Raises Damaged."""
-    at, digest = files.read_note(_file(book, name)).get("head") or [0, ""]
+    at, digest = kept(book, name).get("head") or [0, ""]
     head = book.state().head
     all_ = [told for told in _told(book) if told[0] <= head.seq]  # what is appended meanwhile is told the next time
     known = not at or any(seq == at and sha == digest for seq, sha, _ in all_)
@@ -40,10 +40,20 @@ def _told(book: Ledger) -> Iterator[tuple[int, str, tuple[dict[str, Any], w.Even
         yield head.seq, head.digest, None if isinstance(event, STEPS) else (record, event, cases.get(event.case))
 
 
-def keep(book: Ledger, name: str, head: w.Head) -> None:
-    """The cursor moves: when all of it was written out, so that nothing is lost. Raises Disk."""
+def needs_person(case: w.Case) -> bool:
+    """Also where only its new data do."""
+    return explain.needs_person(case) or bool(case.stale)
+
+
+def kept(book: Ledger, name: str) -> dict[str, Any]:
+    """The cursor: `head`, and what else belongs to it; {} if nothing was told yet."""
+    return files.read_note(_file(book, name))
+
+
+def keep(book: Ledger, name: str, cursor: Mapping[str, Any]) -> None:
+    """The cursor moves: when all of it was told, so that nothing is lost. Raises Disk."""
     os.makedirs(os.path.join(book.folder, "told"), 0o700, exist_ok=True)
-    files.write_whole(_file(book, name), json.dumps({"head": list(head)}).encode())
+    files.write_whole(_file(book, name), json.dumps(cursor).encode())
 
 
 def _file(book: Ledger, name: str) -> str:

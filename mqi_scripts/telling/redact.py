@@ -15,6 +15,13 @@ def row(cells: Mapping[str, Any], case: w.Case) -> dict[str, Any]:
     return {**cells, "case_path": case.id, "reason": why, "stale": "new data" if cells["stale"] else False}
 
 
+def change(record: Mapping[str, Any], case: w.Case | None) -> str:
+    """What happened to a case, or to the ledger."""
+    codes = [reason["code"] for reason in record.get("reasons", ())] or filter(None, [record.get("category"), record.get("phase")])
+    more = ", ".join(dict.fromkeys(codes))
+    return f"{case.id if case else 'the ledger'}: {record['type']}{f' ({more})' if more else ''}"
+
+
 def note(of: Mapping[str, Any]) -> dict[str, Any]:
     """A script's note."""
     return {**of, "trouble": TROUBLE if of.get("trouble") else ""}

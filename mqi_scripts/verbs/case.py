@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         count = "*" if act in (results.verify, explained.explain, acts.release) else "+"
         one.add_argument("case", nargs=count, metavar="CASE", help="ids, unique prefixes or paths; - reads them from stdin")
         one.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        one.add_argument("-v", "--verbose", action=cli.Verbose, nargs=0, help=argparse.SUPPRESS)
         one.add_argument("--jsonl", action="store_true", help="JSON lines on stdout")
         if act is results.verify:
             one.add_argument("--all", action="store_true", help="every completed case")

@@ -13,6 +13,7 @@ examples:
   mqi-check --host gpu1          one compute host
   mqi-check --fast               only what needs no session to a host
   mqi-check --json               for a program
+  mqi-check --notify             a test message through notify.command, nothing else: does it arrive?
   mqi-check --config new.toml    a configuration before it is used
   mqi-check --far >mqi-remote    the program that a compute host with a gate needs (docs/compute-host.md)
   mqi-check --faults --dry-run   how many tasks the self-test would give to which groups
@@ -27,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from mqi_scripts import words as w
-from mqi_scripts.checks import FAIL, OK, WARN, Probe, fail, here, on, text, there
+from mqi_scripts.checks import FAIL, OK, WARN, Probe, compute, fail, here, on, text, there
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import codec
 from mqi_scripts.world import config, lock, outage
@@ -46,6 +47,9 @@ def probes(args: argparse.Namespace) -> Iterator[Probe]:
             yield fail("configuration", fault, f"correct {path}; docs/configuration.md has every key", error)
         return
     wanted = chosen(site, args.host)
+    if args.notify:
+        yield here.message(site)
+        return
     yield from here.site(path, site)
     usable = here.state(site)
     yield usable
@@ -70,7 +74,8 @@ def probes(args: argparse.Namespace) -> Iterator[Probe]:
         if not args.fast:
             far = far_side(host, site, book, now)
             yield from on(host.name, there.knock(host))
-            yield from on(host.name, there.session(far, lambda: book.cases() if now else None))
+            said = there.session(far, lambda: book.cases() if now else None)
+            yield from (probe._replace(host=host.name, fix=compute.typed(host, probe.fix)) for probe in said)
             if far.answers:
                 outage.over(site.state, host.name, "")  # so that the timers try it again, too
 
@@ -140,6 +145,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--far", action="store_true", help="print the program for a compute host with a gate, do nothing else")
     parse.add_argument("--host", metavar="NAME", help="only the configuration and this compute host")
     parse.add_argument("--fast", action="store_true", help="nothing that needs a session to a host")
+    parse.add_argument("--notify", action="store_true", help="send a test message through notify.command, do nothing else")
     parse.add_argument("--json", action="store_true", help="one object (schemas/check.schema.json, of --faults faults.schema.json)")
     parse.add_argument("--faults", action="store_true", help="the commissioning self-test: faults made for real, and a record")
     parse.add_argument("--dry-run", action="store_true", help="of --faults: say what it would give to the queue, do nothing")

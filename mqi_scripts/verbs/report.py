@@ -5,6 +5,7 @@ examples:
   mqi-report --needs-me                   what needs a person, and nothing else; exit 1 if there is something
   mqi-report --changes --as physicist     what is new since `physicist` was told last, each thing once
   mqi-report --csv --redact | mail ...    for a spreadsheet, without paths and reasons
+  mqi-report --notify                     run notify.command if a person is needed and was not told yet; its timer does
   mqi-report --json                       everything, with the ledger's head
 """
 
@@ -20,12 +21,15 @@ from typing import Any
 from mqi_scripts import words as w
 from mqi_scripts.checks.gateway import SCRIPTS
 from mqi_scripts.frame import cli
+from mqi_scripts.frame.log import is_journal, log
 from mqi_scripts.operator import health, notes
 from mqi_scripts.pure import codec, explain, place, tables
-from mqi_scripts.telling import changes, redact, room, silence, spreadsheet
+from mqi_scripts.telling import changes, notify, redact, room, silence, spreadsheet
+from mqi_scripts.telling.silence import Silence
 from mqi_scripts.world import config, files, folder
 from mqi_scripts.world.ledger import Ledger
 
+NAME = "mqi-report"
 NARROW = ("case_id", "case_path", "status", "progress", "attempt", "pueue_group", "status_updated_at", "reason", "next")
 
 
@@ -39,7 +43,7 @@ def report(args: argparse.Namespace) -> int:
     except w.Damaged as error:
         damaged, (cases, head), failed = str(error), book.readable(), {}
     kept, now = health(site), codec.stamp(datetime.now(UTC))
-    hidden = args.redact if args.redact is not None else site.report.redact and not sys.stdout.isatty()
+    hidden = args.notify is not None or (args.redact if args.redact is not None else is_hidden(site))
     if args.changes and not damaged:
         return tell_changes(book, args, hidden)
     known = notes(kept, {})
@@ -55,6 +59,9 @@ def report(args: argparse.Namespace) -> int:
     silent += silence.nightly("mqi-clean", redact.note(cleaner) if hidden else cleaner, datetime.now().astimezone())
     rooms = [*measured(site, cases.values(), [*kept.values(), cleaner], now)]
     alarm = any(one.person for one in silent) or any(map(room.is_full, rooms))
+    if args.notify is not None:
+        full = [Silence(room.told(one, now), True) for one in rooms if room.is_full(one)]
+        return tell_somebody(site, book, silent + full, args)
     if args.needs_me:
         silent, rooms = [one for one in silent if one.person], [one for one in rooms if room.is_full(one)]
     if args.csv:
@@ -78,7 +85,13 @@ def report(args: argparse.Namespace) -> int:
         sys.stderr.write(f"mqi-report: LEDGER CORRUPT after line {head.seq}; what could be read is shown. {damaged}\n")
         return w.Damaged.code
     files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
-    return int(any(map(needs_person if args.needs_me else explain.needs_person, shown)) or alarm)
+    needs = changes.needs_person if args.needs_me else explain.needs_person
+    return int(any(map(needs, shown)) or alarm)
+
+
+def is_hidden(site: config.Site) -> bool:
+    """Whether names are left out if nobody says; in the journal they always are."""
+    return is_journal(sys.stdout) or (site.report.redact and not sys.stdout.isatty())
 
 
 def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
@@ -91,23 +104,31 @@ def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
             said = {word: record[word] for word in ("type", "case", "at")} if hidden else record
             sys.stdout.write(json.dumps(said) + "\n")
         elif hidden:
-            sys.stdout.write(f"{_local(record['at'])} {case.id if case else 'the ledger'}: {record['type']}\n")
+            sys.stdout.write(f"{_local(record['at'])} {redact.change(record, case)}\n")
         else:
             sys.stdout.write(f"{_local(record['at'])} {tables.printable(tables.sentence(event, case))}\n")
     sys.stdout.flush()
     if not args.dry_run:
-        changes.keep(book, args.name, head)
+        changes.keep(book, args.name, {**changes.kept(book, args.name), "head": [*head]})
     return int(any(case and explain.needs_person(case) for *_, case in new))
 
 
-def needs_person(case: w.Case) -> bool:
-    return explain.needs_person(case) or bool(case.stale)
+def tell_somebody(site: config.Site, book: Ledger, silent: Sequence[Silence], args: argparse.Namespace) -> int:
+    """Through notify.command; 1 if a person is needed."""
+    log.file = site.log.file
+    if not site.notify.command:
+        log(NAME, "notify.command is not set: nobody is told. docs/configuration.md has an example")
+        return 0
+    done = notify.tell(site, book, silent, args.notify, dry=args.dry_run)
+    if done:
+        log(NAME, done)
+    return int(bool(done))
 
 
 def is_shown(case: w.Case, args: argparse.Namespace) -> bool:
     return (
         case.status in (args.status or w.STATUSES)
-        and (not args.needs_me or needs_person(case))
+        and (not args.needs_me or changes.needs_person(case))
         and case.group == (args.group or case.group)
         and (args.since or "") <= case.since
         and (not args.until or case.since < args.until)
@@ -163,7 +184,7 @@ def statuses(text: str) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    parse = cli.parser("mqi-report", __doc__ or "")
+    parse = cli.parser(NAME, __doc__ or "")
     form = parse.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="comma-separated values; the first eight columns never change")
     form.add_argument("--json", action="store_true", help="one object: cases, groups, steps, room, the ledger's head")
@@ -176,7 +197,9 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--needs-me", action="store_true", help="only what needs a person: held, failed, stale, what did not happen")
     parse.add_argument("--changes", action="store_true", help="what is new since last time, each thing once")
     parse.add_argument("--as", dest="name", type=cursor, default="default", metavar="NAME", help="who is told, for --changes")
-    parse.add_argument("--dry-run", action="store_true", help="with --changes: tell, and remember nothing")
+    about = "if a person is needed, run notify.command, which tells somebody; TEXT: a run that failed is told, too"
+    parse.add_argument("--notify", nargs="?", const="", metavar="TEXT", help=about)
+    parse.add_argument("--dry-run", action="store_true", help="with --changes: remember nothing; with --notify: only show it")
     parse.add_argument("--redact", action=argparse.BooleanOptionalAction, help="leave out paths and reasons (report.redact)")
     return parse
 
@@ -186,4 +209,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse.parse_args(argv)
     if args.changes and (args.csv or args.json):
         parse.error("--changes tells sentences, or records with --jsonl")
-    return cli.boundary("mqi-report", lambda: report(args))
+    if args.notify is not None and (args.changes or args.csv or args.json or args.jsonl or args.needs_me):
+        parse.error("--notify sends a message of its own form, and prints nothing")
+    return cli.boundary(NAME, lambda: report(args))

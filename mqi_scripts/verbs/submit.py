@@ -41,7 +41,8 @@ def submit(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     waiting = [case for case in still if state.open.get(case.key, case).status == w.PUSHED]
     whys = {case.key: place.why_none(host.name, look.groups, ours, place.allowed(case.path, limits), bad) for case in waiting}
     for none in dict.fromkeys(whys.values()):
-        some, why = [c for c in waiting if whys[c.key] == none], look.trouble or none or "every slot has enough tasks waiting"
+        mute = f"the queue of {host.name} does not answer: {look.trouble}" if look.trouble else ""
+        some, why = [c for c in waiting if whys[c.key] == none], mute or none or "every slot has enough tasks waiting"
         run.waits(some, why, w.Unreachable.category if look.trouble else w.Failure.category)
         run.say(f"{len(some)} cases wait: {why}")
     adds = [(want[case.key], group) for case, group in placed]

@@ -30,6 +30,8 @@ Job = NamedTuple("Job", [
 Retry = NamedTuple("Retry", [("interrupted", int), ("first", float), ("factor", float), ("most", float)])
 Breaker = NamedTuple("Breaker", [("jobs", int)])
 Report = NamedTuple("Report", [("redact", bool)])
+Notify = NamedTuple("Notify", [("command", Sequence[str]), ("most_every", float)])
+Log = NamedTuple("Log", [("file", str)])
 HostConfig = NamedTuple("HostConfig", [
     ("name", str), ("transport", str), ("address", str), ("port", int), ("ssh_config", str), ("identity", str),
     ("known_hosts", str), ("gate", bool), ("root", str), ("transfer", str), ("engine", str), ("groups", Sequence[str]),
@@ -38,9 +40,10 @@ HostConfig = NamedTuple("HostConfig", [
 ])  # fmt: skip
 Site = NamedTuple("Site", [
     ("name", str), ("inbox", str), ("results", str), ("state", str), ("reserve", int), ("scan", Scan), ("job", Job),
-    ("retry", Retry), ("breaker", Breaker), ("schedule", Schedule), ("report", Report), ("hosts", tuple[HostConfig, ...]),
+    ("retry", Retry), ("breaker", Breaker), ("schedule", Schedule), ("report", Report), ("notify", Notify), ("log", Log),
+    ("hosts", tuple[HostConfig, ...]),
 ])  # fmt: skip
-TABLES: dict[str, Any] = {"scan": Scan, "job": Job, "retry": Retry, "breaker": Breaker, "schedule": Schedule, "report": Report}
+TABLES: dict[str, Any] = {one.__name__.lower(): one for one in (Scan, Job, Retry, Breaker, Schedule, Report, Notify, Log)}
 
 
 def load(path: str | None, environ: Mapping[str, str]) -> Site:

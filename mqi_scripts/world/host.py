@@ -27,7 +27,8 @@ TROUBLE = (  # what ssh, scp and sh say, and what it means for a person
 )
 REFUSED = ("Host key verification failed", "Permission denied (", "mqi-remote: ")  # the same knock would be refused again
 
-
+# a session that carries words, not files, is cut off after 12 s without a sign of life, also while keys are exchanged
+ALERT = ("-o", "ServerAliveInterval=4", "-o", "ServerAliveCountMax=2")
 NOBODY = Head(0, "")  # for the verbs that change nothing there
 
 # What a host has of inputs: published keys, sizes of staged files by key, the root's owner, free bytes (-1: unknown).
@@ -128,7 +129,7 @@ class Host:
         else:
             command, first = "exec /bin/sh -s", [nonce, *at, queue["command"], queue["config"], self.config.direct["slots"]]
             text = f'{_far("mqi-remote.sh")}\nset -- {shlex.join(map(str, [*first, *words]))}\nmain "$@"\n'
-        ran = run(self.reach(command), seconds=self.config.timeout, stdin=text.encode())
+        ran = run(self.reach(command, *ALERT), seconds=self.config.timeout, stdin=text.encode(), about=words[3:])
         try:
             said = readers.answer(ran.out, nonce)
         except readers.Unreadable as error:
@@ -178,11 +179,11 @@ class Host:
         category = Configuration.category if any(word in err for word in REFUSED) else kind.category
         return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check").of(self.name, category)
 
-    def reach(self, command: str) -> Sequence[str]:
+    def reach(self, command: str, *options: str) -> Sequence[str]:
         """The argument list that runs a command line of ours (a path of ours in it, nothing else) on the host."""
         if self.config.transport == "local":
             return _argv("sh", "-c", command)
-        return _argv("ssh", "-F", self._options(), "--", self._alias(), command)
+        return _argv("ssh", "-F", self._options(), *options, "--", self._alias(), command)
 
     def _scp(self, *paths: str) -> Sequence[str]:
         return _argv("scp", "-F", self._options(), "-r", "-q", "--", *paths)

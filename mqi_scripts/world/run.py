@@ -2,6 +2,7 @@
 
 import os
 import selectors
+import shlex
 import signal
 import subprocess
 import time
@@ -12,6 +13,10 @@ GRACE = 2.0  # seconds between TERM and KILL
 DRAIN = 0.3  # seconds for what a dead child's pipe still holds, when somebody else keeps the pipe open
 MOST_ERR = 1 << 16  # bytes of stderr that are kept
 
+WORD, LINE = 160, 800  # characters that are told of a word, and of a command
+
+tell: Callable[[str], None] | None = None  # -v: who is told of each process
+
 
 # What became of a process. ended: "" by itself, else `deadline` or `stdout limit`. err is cut at its limit.
 Ran = NamedTuple("Ran", [("code", int), ("out", bytes), ("err", bytes), ("ended", str)])
@@ -19,13 +24,14 @@ Ran = NamedTuple("Ran", [("code", int), ("out", bytes), ("err", bytes), ("ended"
 
 def run(
     argv: Sequence[str], *, seconds: float, stdin: bytes | int = b"", stdout: int | None = None, most: int = 16 << 20,
-    on_tick: Callable[[int], object] | None = None,
+    on_tick: Callable[[int], object] | None = None, about: Sequence[object] = (),
 ) -> Ran:  # fmt: skip
     """Run to its end or to a limit; stdin is ours or a descriptor, stdout is collected or goes to a descriptor.
 
     The whole process group gets TERM, then KILL, at the deadline (monotonic clock) and on any exception. on_tick is called
-    with the child's pid now and then. Raises OSError.
+    with the child's pid now and then. about: what it is told over stdin, for a person. Raises OSError.
     """
+    begin = time.monotonic()
     with open(os.memfd_create("stdin"), "w+b", buffering=0) as ours:  # a file, not a pipe: nobody has to feed it
         if isinstance(stdin, bytes):
             ours.write(stdin)
@@ -41,6 +47,9 @@ def run(
         _end_group(child)
         for pipe in filter(None, (child.stdout, child.stderr)):
             pipe.close()
+    if tell:
+        words = shlex.join(word if len(word) <= WORD else f"{word[:WORD]}..." for word in map(str, (*argv, *about)))
+        tell(f"ran {words[:LINE]}: {ended or f'exit {child.returncode}'}, {time.monotonic() - begin:.2f} s")
     return Ran(child.returncode, bytes(out), bytes(err), ended)
 
 

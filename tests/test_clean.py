@@ -10,11 +10,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import JOB, REPO, Place, Pueued, Sshd, close_gate, gate_options, host_text
+from conftest import JOB, REPO, Place, Pueued, Ran, Sshd, close_gate, gate_options, host_text
 from jsonschema import validate
 
 from mqi_scripts import words as w
@@ -56,6 +57,25 @@ def place(local_place: Place) -> Place:
     return at_once(local_place)
 
 
+def quiet(place: Place) -> None:
+    """Wait for the wrapper's timer, which outlives it by up to a second: while it is there, its group lives."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until and any(map(partial(is_in, str(place.root)), filter(str.isdigit, os.listdir("/proc")))):
+        time.sleep(0.05)
+
+
+def is_in(folder: str, pid: str) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd").startswith(folder)
+    except OSError:
+        return False
+
+
+def clean(place: Place, *words: str) -> Ran:
+    quiet(place)
+    return place("mqi-clean", *words)
+
+
 # --- which cases: over values
 
 
@@ -94,7 +114,7 @@ def test_input_output_and_tasks_go_and_all_else_stays(how: str, tmp_path: Path, 
     ours = {number for number, label in tasks(pueued).items() if label.startswith("mqi1:") and number != stranger}
     assert len(ours) == 2
     before, results = kept(place), {path: path.read_bytes() for path in place.results.rglob("*") if path.is_file()}
-    dry = place("mqi-clean", "--dry-run")
+    dry = clean(place, "--dry-run")
     assert dry.code == 0
     assert dry.out.count("would record: ") == 2
     assert "far: 0.6 MB of 2 cases would be removed" in dry.err or "far: 0.7 MB of 2 cases would be removed" in dry.err
@@ -102,7 +122,7 @@ def test_input_output_and_tasks_go_and_all_else_stays(how: str, tmp_path: Path, 
     assert set(tasks(pueued)) == {*ours, stranger, waits}
     assert not events(place, "cleaned")
     sessions = sshd.sessions()
-    ran = place("mqi-clean", "--jsonl")
+    ran = clean(place, "--jsonl")
     assert (ran.code, ran.out.count('"type": "cleaned"')) == (0, 2)
     assert how == "local" or sshd.sessions() - sessions == 2
     assert not inputs(place)
@@ -113,7 +133,7 @@ def test_input_output_and_tasks_go_and_all_else_stays(how: str, tmp_path: Path, 
     assert set(tasks(pueued)) == {stranger, waits}
     assert all(event["bytes"] > 300_000 for event in events(place, "cleaned"))
     ledger = place.ledger()
-    again = place("mqi-clean")
+    again = clean(place)
     assert (again.code, again.out) == (0, "")
     place.tick()
     assert place.ledger() == ledger
@@ -126,7 +146,7 @@ def test_the_queue_s_highest_id_is_never_given_again(tmp_path: Path, pueued: Pue
         place.case(name)
     place.until("completed")
     before = sorted(map(int, tasks(pueued)))
-    place("mqi-clean")
+    clean(place)
     assert sorted(map(int, tasks(pueued))) == before[-1:]
     assert int(pueued.client("add", "-p", "-g", "gpu0", "--", "true")) == before[-1] + 1
 
@@ -139,7 +159,7 @@ def test_a_label_that_only_looks_like_ours_is_not_removed(tmp_path: Path, pueued
     near = [f"{own}0", f"{own} ", own.upper(), f"x{own}", own[:-1], f'x","label":"{own}', f"{own}\n", own.replace(":1", ":2")]
     for label in near:
         pueued.client("add", "-g", "gpu0", f"--label={label}", "--", "true")
-    place("mqi-clean")
+    clean(place)
     assert sorted(tasks(pueued).values()) == sorted(near)
 
 
@@ -152,14 +172,14 @@ def test_two_gateways_clean_only_their_own(tmp_path: Path, pueued: Pueued) -> No
     pueued.client("add", "-g", "gpu0", "--", "true")
     labels = {label for label in tasks(pueued).values() if label}
     assert len(labels) == 2
-    places[0]("mqi-clean")
+    clean(places[0])
     key = inputs(places[1])[0].parent.name
     assert not inputs(places[0])
     assert {label for label in tasks(pueued).values() if label} == {f"mqi1:{key}:1"}
     text = places[0].config.read_text()
     places[0].config.write_text(text.replace(f'root = "{places[0].root}"', f'root = "{places[1].root}"'))
     places[0].case("b")
-    places[0]("mqi-clean")
+    clean(places[0])
     assert inputs(places[1])
 
 
@@ -198,6 +218,7 @@ def test_names_that_a_job_made_are_never_taken_apart(tmp_path: Path) -> None:
     for name in ("CANARY", "y.old-1", "CANARY/output.old-1", f"CANARY/input-{'a' * 64}", "2"):
         (home / name).mkdir(parents=True, exist_ok=True)
     before = sorted(home.rglob("*"))
+    quiet(place)
     (next(place.root.glob("cases/*/attempt-0 CANARY"))).rename(next(place.root.glob("cases/*")) / "other CANARY")  # else nothing is done
     ran = subprocess.run(place.argv("mqi-clean"), cwd=home, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
@@ -232,7 +253,7 @@ def test_what_the_far_side_sees_decides(name: str, place: Place) -> None:
     place.until("completed")
     attempt = next(place.root.glob("cases/*/attempt-1"))
     change(attempt)
-    ran = place("mqi-clean")
+    ran = clean(place)
     assert (not inputs(place), not (attempt / "output").exists(), len(events(place, "cleaned"))) == (goes, goes, int(goes))
     assert ("is kept on far: an attempt of it lives there, could start" in ran.err) != goes
 
@@ -244,7 +265,7 @@ def test_a_case_whose_lock_is_held_or_whose_group_lives_stays(place: Place) -> N
     holder = subprocess.Popen(["flock", str(attempt.parent / "lock"), "sleep", "600"])
     while subprocess.run(["flock", "-n", str(attempt.parent / "lock"), "true"]).returncode == 0:
         time.sleep(0.02)
-    place("mqi-clean")
+    clean(place)
     assert inputs(place)
     for pid in reversed(children(holder.pid)):
         os.kill(pid, signal.SIGKILL)
@@ -253,11 +274,11 @@ def test_a_case_whose_lock_is_held_or_whose_group_lives_stays(place: Place) -> N
     words = (attempt / "status").read_text().split(" ")
     words[1:3] = [str(other.pid), "-"]
     (attempt / "status").write_text(" ".join(words))
-    place("mqi-clean")
+    clean(place)
     assert inputs(place)
     other.kill()
     other.wait(10)
-    place("mqi-clean")
+    clean(place)
     assert not inputs(place)
 
 
@@ -265,9 +286,9 @@ def test_a_host_that_left_the_configuration_troubles_nobody(place: Place) -> Non
     place.case("p")
     place.until("completed")
     place.config.write_text(place.config.read_text().replace("[hosts.far", "[hosts.near").replace(f'root = "{place.root}"', f'root = "{place.root}2"'))
-    ran = place("mqi-clean")
+    ran = clean(place)
     assert (ran.code, ran.out, ran.err) == (0, "", "")
-    assert "hosts.far left the configuration" in place("mqi-clean", "p").err
+    assert "hosts.far left the configuration" in clean(place, "p").err
     assert inputs(place)
 
 
@@ -276,7 +297,7 @@ def test_a_silent_queue_keeps_everything(tmp_path: Path, pueued: Pueued) -> None
     place.case("a")
     place.until("completed")
     pueued.signal(signal.SIGKILL)
-    ran = place("mqi-clean")
+    ran = clean(place)
     assert "is kept on far: " in ran.err
     assert inputs(place)
     assert not events(place, "cleaned")
@@ -294,7 +315,7 @@ def test_a_retry_after_cleaning_copies_the_input_again(tmp_path: Path, sshd: Ssh
     place("mqi-case", "retry", "q", "--reason", "completed before it is cleaned")
     place.until("completed", "failed")
     place("mqi-case", "cancel", "r", "--reason", "not needed")
-    assert place("mqi-clean").code == 0
+    assert clean(place).code == 0
     assert not inputs(place)
     shown = place("mqi-case", "show", "p").out
     assert "its input and output are not on far any more" in shown
@@ -305,7 +326,7 @@ def test_a_retry_after_cleaning_copies_the_input_again(tmp_path: Path, sshd: Ssh
     assert {name: row["attempt"] for name, row in rows.items()} == {"p": 2, "q": 3, "r": 2}
     assert place("mqi-case", "verify", "--all").code == 0
     assert len(inputs(place)) == 3
-    place("mqi-clean")
+    clean(place)
     assert not inputs(place)
     assert place("mqi-ledger", "verify").code == 0
 
@@ -325,7 +346,7 @@ def test_an_input_that_vanished_from_its_host_is_pushed_again(tmp_path: Path, pu
 def test_without_its_folder_a_cleaned_case_says_what_helps(place: Place) -> None:
     folder = place.case("p")
     place.until("completed")
-    place("mqi-clean")
+    clean(place)
     away = place.folder / "away"
     folder.rename(away)
     place.case("q")
@@ -344,7 +365,7 @@ def test_a_failed_case_whose_folder_is_gone_keeps_its_input(place: Place) -> Non
     folder.rename(place.folder / "away")
     place.case("q")
     place.until("failed")
-    place("mqi-clean")
+    clean(place)
     assert len(inputs(place)) == 1
     place.config.write_text(place.config.read_text().replace("exit 3", JOB))
     place("mqi-case", "retry", "p", "q", "--reason", "again")
@@ -381,7 +402,7 @@ def test_killed_again_and_again_it_leaves_nothing_half(place: Place) -> None:
     assert place("mqi-case", "retry", "k1", "k2", "--reason", "between").code == 0
     rows = place.until("completed")
     assert {name for name, row in rows.items() if row["attempt"] == 2} == {"k1", "k2"}
-    assert place("mqi-clean").code == 0
+    assert clean(place).code == 0
     assert not inputs(place)
     assert not list(place.root.rglob("*.old-*"))
     assert not list(place.root.glob("cases/*/attempt-*/output"))
@@ -415,11 +436,11 @@ def test_old_staging_and_what_is_nobody_s_on_the_gateway_goes(place: Place) -> N
     for one in (leftover, fresh):
         one.write_text("{")
     os.utime(leftover, (1e9, 1e9))
-    dry = place("mqi-clean", "--dry-run")
+    dry = clean(place, "--dry-run")
     assert "0.2 MB that were staged, or put aside" in dry.err
     assert f"{leftover}: would be removed" in dry.err
     assert old.exists()
-    assert place("mqi-clean").code == 0
+    assert clean(place).code == 0
     assert (old.exists(), new.exists(), leftover.exists(), fresh.exists()) == (False, True, False, True)
     assert not list((place.state / "outbox").iterdir())
 

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import REPO, Place, Pueued, Sshd, alive, host_text
 
+from mqi_scripts import words as w
+from mqi_scripts.verbs import push
+
 ENV = {**os.environ, "PYTHONPATH": str(REPO)}
 
 
@@ -185,6 +188,24 @@ def test_room_is_looked_for_on_both_sides_before_anything_is_copied(side: str, l
     assert "make room" in ran.stderr
     assert place.ledger() == before
     assert place("mqi-push").code == 0
+
+
+def test_more_than_fits_into_the_outbox_at_once_travels_in_batches_without_an_alarm(local_place: Place) -> None:
+    place = local_place
+    place.config.write_text(place.config.read_text().replace(f"reserve = {64 << 20}", f"reserve = {1 << 20}", 1))
+    for name in "abc":
+        (place.case(name) / "large").write_bytes(name.encode() * (20 << 20))
+    place("mqi-scan")
+    ran = in_a_small_disk(place, place.state, "20M", "mqi-push", "--jsonl")
+    assert ran.returncode == 0, ran.stderr
+    assert [json.loads(line)["type"] for line in ran.stdout.splitlines() if line.startswith("{")].count("pushed") == 3
+
+
+def test_what_travels_together_is_bounded_in_files_and_bytes_and_never_nothing() -> None:
+    cases = [w.Case("k", "p", w.FOUND, "", "", files=files, bytes=size) for files, size in ((30_000, 9), (1, 5), (1, 5), (1, 1), (20_000, 1))]
+    assert [len(push.batch(cases[at:], 10)) for at in range(5)] == [1, 2, 2, 1, 1]
+    assert push.batch([], 10) == []
+    assert len(push.batch(cases[1:4], 100)) == 3
 
 
 def test_a_ledger_on_a_full_disk_says_so_and_stays_as_it_was(local_place: Place) -> None:

@@ -111,7 +111,7 @@ look_one() { # KEY ATTEMPT
   if [ -d "$at" ]; then
     folder=1
     if [ -L "$at/claim" ] && [ "$(readlink "$at/claim")" = revoked ]; then claim=revoked
-    elif [ -d "$at/claim" ] && [ ! -L "$at/claim" ]; then claim=begun logs="$logs $at/job.log"
+    elif [ -d "$at/claim" ] && [ ! -L "$at/claim" ]; then claim=begun && ! plain "$at/job.log" || logs="$logs $at/job.log"
     elif [ -e "$at/claim" ] || [ -L "$at/claim" ]; then claim=strange; fi
     recorded "$at"
     [ ! -f "$at/job" ] || read -r digest _ <"$at/job"
@@ -144,7 +144,7 @@ group_lives() { # a process of the recorded group is there, no zombie, and its l
 # --- push: stage tells what is there, publish verifies, flushes and renames
 
 do_stage() { # [KEY DIGEST]...
-  if [ "$shown" = new ] && { [ -d "$root" ] || mkdir "$root"; } && lock_root && [ ! -f "$root/ledger" ]; then
+  if [ "$shown" = new ] && { [ -d "$root" ] || mkdir "$root" || { say note "$root cannot be made" && false; }; } && lock_root && [ ! -f "$root/ledger" ]; then
     mkdir -p "$root/bin" "$root/cases" "$root/staging" "$root/slots" && show_head || return 74
   fi
   owner
@@ -257,9 +257,8 @@ end_each() { # SIGNAL [KEY ATTEMPT]...: 0 if no such group lives
 # what the wrapper wrote of the attempt and what the markers say of its log
 
 do_results() { # PATTERNS FAILURE-MARKERS SUCCESS-MARKERS (one a line each) [KEY ATTEMPT]...
-  owner
-  patterns=$1 failure=$2 success=$3 && shift 3
-  rm -rf "$root/outgoing" && mkdir "$root/outgoing" || return 74
+  owner && patterns=$1 failure=$2 success=$3 && shift 3
+  [ "${owned%% *}" = "$ledger" ] && rm -rf "$root/outgoing" && mkdir "$root/outgoing" || return 74
   while [ $# -gt 1 ]; do
     if ! link_results "$root/cases/$1/attempt-$2" "$root/outgoing/$1-$2"; then
       head -c 1000000 /dev/zero >"$root/outgoing/room" || return 74 # else a full disk would count as damaged results
@@ -268,8 +267,10 @@ do_results() { # PATTERNS FAILURE-MARKERS SUCCESS-MARKERS (one a line each) [KEY
     shift 2
   done
 }
+plain() { [ -f "$1" ] && [ ! -L "$1" ]; } # not what a job put in the place of a file of ours: a FIFO would never end
 
 link_results() { # ATTEMPT-FOLDER OUTGOING-FOLDER
+  for one in output.sha256 command status result job.log; do plain "$1/$one" || return; done
   mkdir "$2" && cp "$1/output.sha256" "$2/manifest" && cp "$1/command" "$1/status" "$1/result" "$2" &&
     marks "$1/job.log" >"$2/marks" && number=0 || return
   [ ! -f "$1/version" ] || cp "$1/version" "$2/version"
@@ -288,7 +289,6 @@ END
 }
 
 marks() { # LOG: lines of it that hold a failure marker, success markers that it lacks
-  [ -r "$1" ] || return
   [ -z "$failure" ] || printf '%s\n' "$failure" | grep -a -m 3 -F -f - -- "$1" | cut -c 1-300 | sed 's/^/failure /'
   [ -z "$success" ] || printf '%s\n' "$success" | while IFS= read -r mark; do
     grep -q -a -F -e "$mark" -- "$1" || printf 'missing %s\n' "$mark"

@@ -20,7 +20,10 @@ Work = Callable[["Run"], None]
 
 
 class Run:
-    """One run of a script: its arguments, the site, the ledger, and what it has said. code: its exit code."""
+    """One run of a script: its arguments, the site, the ledger, and what it has said. code: its exit code. overtaken:
+    the one where an event could not follow any more; the line looks again in a minute, a person must know."""
+
+    overtaken = 0
 
     def __init__(self, name: str, args: argparse.Namespace, site: config.Site) -> None:
         self.name, self.args, self.site, self.code = name, args, site, 0
@@ -43,6 +46,7 @@ class Run:
         stored = list(events) if dry else self.book.append(events, self.now())
         while self.book.refused:
             self.say(f"somebody else was quicker, left alone: {self.book.refused.pop()}")
+            self.code = max(self.code, self.overtaken)
         for event in stored:
             if isinstance(event, w.Held | w.Failed):
                 self.code = max(self.code, 1)

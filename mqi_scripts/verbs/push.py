@@ -17,6 +17,7 @@ from mqi_scripts.frame import cli
 from mqi_scripts.pure import place
 from mqi_scripts.world import folder, outage
 from mqi_scripts.world.host import Host, Staged
+FILES, BYTES = 20_000, 4 << 30  # of a batch: what is staged is listed there, and copied here
 
 def work(run: cli.Run) -> None:
     names = [host.name for host in run.site.hosts]
@@ -41,12 +42,33 @@ def share(
 
 
 def push(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
-    """Stage, copy, send, verify, publish: three sessions, whatever the number of cases."""
-    import shutil  # noqa: PLC0415
+    """Most urgent first, in batches: a small number of sessions, whatever the number of cases."""
+    from mqi_scripts.pure import order  # noqa: PLC0415
 
     if run.args.dry_run:
         run.say(f"would push {len(cases)} cases, {sum(case.bytes for case in cases) / 1e6:.1f} MB, to {host.name}")
         return
+    rest = [*order.urgent(cases, run.site.schedule, run.book.state().turn, run.now())]
+    while rest:
+        some = batch(rest, min(BYTES, folder.free(run.site.state)[0] - run.site.reserve))
+        ship(run, host, some)
+        rest = rest[len(some) :]
+
+
+def batch(cases: list[w.Case], room: int) -> list[w.Case]:
+    """The first of them that travel together, at least one; nothing of it is published until all of it is there."""
+    count = size = 0
+    for number, case in enumerate(cases):
+        count, size = count + case.files, size + case.bytes
+        if number and (count > FILES or size > room):
+            return cases[:number]
+    return cases
+
+
+def ship(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
+    """Stage, copy, send, verify, publish: three sessions."""
+    import shutil  # noqa: PLC0415
+
     staged = host.stage([(case.key, case.digest) for case in cases], run.book.state().head)
     if staged.root and not host.used:
         run.record([w.Rooted("", run.now(), host.name, host.config.root)])

@@ -60,7 +60,7 @@ def report(args: argparse.Namespace) -> int:
     rooms = [*measured(site, cases.values(), [*kept.values(), cleaner], now)]
     alarm = any(one.person for one in silent) or any(map(room.is_full, rooms))
     if args.notify is not None:
-        full = [Silence(room.told(one, now), True) for one in rooms if room.is_full(one)]
+        full = [Silence(f"no room left in {one.where}: {room.told(one, now)}", True) for one in rooms if room.is_full(one)]
         return tell_somebody(site, book, silent + full, args)
     if args.needs_me:
         silent, rooms = [one for one in silent if one.person], [one for one in rooms if room.is_full(one)]

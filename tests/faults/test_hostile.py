@@ -124,6 +124,8 @@ EVIL = {
     "a claim that is a link": "cp {plan} plan.out; cd .. && rm -rf claim && ln -s {secret} claim",
     "a log of escapes": "cp {plan} plan.out; printf '\\033]0;evil\\007\\033[2J\\nMQI-END x 0\\n==> /x/job.log <==\\nlogs\\nattempt\\tx\\n'; exit 3",
     "a status of its own": "cp {plan} plan.out; printf 'x 1 1 1 1 group=evil\\nattempt\\tx\\n' >../status",
+    "a log that is a FIFO": "cp {plan} plan.out; rm ../job.log; mkfifo ../job.log",
+    "a command that is a link": "cp {plan} plan.out; ln -sf {secret}/plan.txt ../command",
     "names": "cp {plan} plan.out; echo x >'-rf.out'; echo x >\"$(printf 'a\\nb.out')\"; echo x >'$(touch CANARY-8).out'; mkdir -p 'x/..y' && echo x >'x/..y/z.out'",
     "no end": "cp {plan} plan.out; yes | head -c 3000000",
 }  # fmt: skip

@@ -294,3 +294,14 @@ def test_a_queue_in_its_default_place_is_found(tmp_path: Path, monkeypatch: pyte
     finally:
         daemon.terminate()
         daemon.wait(20)
+
+
+def test_a_result_that_cannot_be_read_is_not_just_left_out_of_the_list(paused: Place) -> None:
+    """Without a list of all that came out there is no verdict of success, whatever else came out."""
+    attempt = submitted(paused)
+    (attempt / "command").write_text('cp "$MQI_INPUT/plan.txt" plan.out; echo x >locked.out; chmod 0 locked.out\n')
+    as_anybody = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    key, number = attempt.parent.name, "1"
+    argv = [*as_anybody, "dash", os.path.join(FAR, "mqi-job.sh"), str(paused.root), key, number]
+    subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, start_new_session=True, check=False)
+    assert " exit= signal= fault=disk-full " in (attempt / "result").read_text()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import JOB, Place, host_text
+from conftest import JOB, REPO, Place, host_text
 
 from mqi_scripts.words import Unreachable
 from mqi_scripts.world import folder
@@ -243,3 +245,16 @@ def test_a_case_that_grows_while_it_is_copied_is_not_published(tmp_path: Path) -
     assert not list(place.root.glob("cases/*/input-*"))
     place.until("completed")
     assert len(list(place.root.glob("cases/*/input-*/late.txt"))) == 1
+
+
+def test_a_copy_that_the_disk_took_only_a_part_of_is_an_error(tmp_path: Path) -> None:
+    """A real short write: the last piece of the file goes beyond what may be written."""
+    (tmp_path / "whole").write_bytes(b"x" * 100_000)
+    code = (
+        "import os, resource, sys; from mqi_scripts.world import folder; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+        "folder.read(os.open('.', os.O_RDONLY), 'whole', 'copy')"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True)
+    assert ran.returncode != 0
+    assert "the disk is full" in ran.stderr
+    assert (tmp_path / "copy").stat().st_size == 60_000

@@ -347,3 +347,31 @@ def test_a_ledger_of_a_newer_version_is_refused_with_its_number_and_left_alone(w
     assert ran.code == 78
     assert "a newer mqi wrote this ledger: version 2, this one knows 1" in ran.err
     assert {name: name.read_bytes() for name in local_place.state.glob("ledger-*")} == before
+
+
+def test_what_a_full_disk_did_not_take_is_not_believed_by_the_same_run(tmp_path: Path) -> None:
+    """One host's events do not fit, the next one's do: the fold is that of the lines on the disk."""
+    code = """
+import resource, sys
+from mqi_scripts import words as w
+from mqi_scripts.world.ledger import Ledger
+now = "2026-11-25T00:00:00.000Z"
+found = lambda name: w.Found(name * 20, now, name, "d" * 64, 1, 1, "", {})
+book = Ledger(".", {})
+book.append([found("a")], now)
+size = book.state().size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+try:
+    book.append([w.Held("a" * 20, now, "a", (w.Reason("x", "", "x"),)), found("b")], now)
+    sys.exit("it was written")
+except w.Disk:
+    pass
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert book.cases().keys() == {"a" * 20}, book.cases()
+assert book.cases()["a" * 20].status == w.FOUND
+assert book.append([found("c")], now)
+assert Ledger(".", {}).cases() == book.cases()
+"""
+    (tmp_path / "cache").mkdir()
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr

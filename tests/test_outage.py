@@ -94,7 +94,9 @@ def test_poll_by_hand_during_an_outage_ends_soon_with_a_sentence_and_changes_not
     assert ran.code == 69, ran
     (sentence, *more) = ran.err.splitlines()
     assert sentence.startswith("mqi-poll: far (gpu1): ")
+    sentence, _, until = sentence.partition("; timers leave it alone until ")
     assert sentence.endswith(". See: mqi-check")
+    assert until
     assert not more
     assert (place.ledger(), ran.out) == (before, "")
     assert {name: row["status"] for name, row in place.rows().items()} == {name: row["status"] for name, row in rows.items()}

@@ -104,6 +104,15 @@ def test_the_path_of_a_case_may_be_any_printable_text(name: str, local_place: Pl
     assert not [path for path in local_place.root.rglob("*") if name in str(path)]
 
 
+def test_a_name_that_results_of_another_case_get_is_held(local_place: Place) -> None:
+    for name in ("a.partial", "a.superseded-1"):
+        local_place.case(name)
+    local_place("mqi-scan")
+    assert {name: (row["status"], row["reason"]) for name, row in local_place.rows().items()} == {
+        name: ("held", "its name is one that results of another case get: rename the folder") for name in ("a.partial", "a.superseded-1")
+    }
+
+
 def test_a_case_whose_path_cannot_be_printed_is_held(local_place: Place) -> None:
     local_place.case("bad\x07name")
     local_place.case(os.fsdecode(b"bad\xff"), "x")

@@ -6,14 +6,13 @@ from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.checks import Probe, fail, ok, warn
-from mqi_scripts.pure.explain import span
+from mqi_scripts.pure.explain import LATE, span
 from mqi_scripts.pure import tables
 
 SCRIPTS = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")
 ROOM = 1 << 30  # bytes below which a disk is called nearly full
 NODES = 1000  # files, the same
 SKEW = 60  # seconds between clocks that nobody minds
-LATE = 900.0  # seconds since the last success of a script that a timer starts every minute
 OLD = 86400.0  # seconds that a case may stand where it is before it is worth a look
 SILENT = 7 * 86400.0  # seconds without a new folder in the inbox
 FRESH = 300.0  # seconds in which the first run of a timer comes

@@ -9,6 +9,7 @@ from mqi_scripts.pure.order import seconds
 
 DAY = 86400.0
 WEEKS = 4  # that make the rate
+LONG = 3650  # days; more of them say nothing
 
 # where: a host, or what of the gateway; free: bytes, seen at that time; reserve: those that stay free; key: that says so;
 # bytes_a_day: of cases found; days: until the reserve is reached at this rate, -1 if never.
@@ -51,4 +52,5 @@ def told(one: Room, now: str) -> str:
         return f"{free}, and {one.key} keeps {one.reserve / 1e9:.1f} GB: {stops}{seen}"
     if one.days < 0:
         return free + seen
-    return f"{free}, enough for {one.days} days at {one.bytes_a_day / 1e9:.2f} GB of cases a day{seen}"
+    days = f"{one.days} days" if one.days < LONG else "over ten years"
+    return f"{free}, enough for {days} at {one.bytes_a_day / 1e9:.2f} GB of cases a day{seen}"

@@ -194,6 +194,8 @@ def fault(path: str, seen: folder.Folder, not_before: str) -> tuple[w.Reason, ..
     """What is wrong with the case as a whole."""
     if not path.isprintable():
         return (w.Reason("name", "", "its own name cannot be printed: rename the folder"),)
+    if path.endswith(".partial") or ".superseded-" in path:
+        return (w.Reason("name", "", "its name is one that results of another case get: rename the folder"),)
     if seen.sizes and f"{datetime.fromtimestamp(seen.newest, UTC):%Y-%m-%d}" < not_before:
         return (w.Reason("before start", "", f"its newest file is older than {not_before} (scan.not_before)"),)
     return ()

@@ -97,18 +97,18 @@ class Host:
             unpack = self.reach("mqi-remote send" if self.gate else f"exec tar -xf - --no-same-owner -C {target}")
             self._copy(_argv("sh", "-c", 'tar -cf - -C "$0" . | "$@"', folder, *unpack), on_tick)
 
-    def bring(self, folder: str, on_tick: Callable[[int], object] | None = None) -> None:
+    def bring(self, folder: str) -> None:
         """What `results` made ready, into the fresh folder; names there are ours: <key>-<attempt>/<number>."""
         source = f"{self.config.root}/outgoing"
         if self.scp:
             os.rmdir(folder)  # scp -r makes it, so that it does not nest
-            self._copy(self._scp(f"{self._alias()}:{source}", folder), on_tick)
+            self._copy(self._scp(f"{self._alias()}:{source}", folder))
         else:
             unpack = '"$@" | tar -xf - --no-same-owner --no-same-permissions -C "$0"'
             pack = self.reach("mqi-remote bring" if self.gate else f"exec tar -cf - -C {source} .")
-            self._copy(_argv("sh", "-c", unpack, folder, *pack), on_tick)
+            self._copy(_argv("sh", "-c", unpack, folder, *pack))
 
-    def _copy(self, argv: Sequence[str], on_tick: Callable[[int], object] | None) -> None:
+    def _copy(self, argv: Sequence[str], on_tick: Callable[[int], object] | None = None) -> None:
         from mqi_scripts.world.run import run  # noqa: PLC0415  # subprocess and its kin
 
         ran = run(argv, seconds=self.config.timeout, on_tick=on_tick)

@@ -1,8 +1,8 @@
 """The ledger: JSON lines, one writer at a time, every line chained to the one before; state is its fold.
 
 Files: ledger-<year>.jsonl (the chain goes on across years; older ones may be compressed: .gz), ledger.lock (never deleted),
-ledger.torn.<n> (set aside), cache/fold (what the fold gave: open cases, then closed ones, which are read only where they
-matter; deletable). docs/ledger.md is the format.
+ledger.torn.<n> (set aside), cache/fold and the cache/closed.<n> that it names (what the fold gave: open cases, and closed ones,
+which are read and written only where they matter; deletable). docs/ledger.md is the format.
 """
 
 import json
@@ -18,7 +18,7 @@ from mqi_scripts.pure.evolve import evolve, streak
 from mqi_scripts.world import lock
 from mqi_scripts.world.files import sync, write_whole
 
-FOLD = 4  # goes up when the meaning of the cached fold changes
+FOLD = 5  # goes up when the meaning of the cached fold changes
 BEHIND = 1000  # lines that a reader folds before it, too, keeps the fold
 
 
@@ -43,6 +43,7 @@ class Ledger:
         self.refused: list[w.Illegal] = []
         self._state: State | None = None
         self._closed: dict[str, w.Case] | None = None  # None: still in the cache, unread
+        self._closed_in = ""  # the file of the cache that has them as they are now, if one has
 
     def state(self) -> State:
         """The fold of all that is acknowledged. Raises Damaged where the chain breaks."""
@@ -190,6 +191,8 @@ class Ledger:
                 for cases in (state.open, self._load_closed()):
                     cases.pop(case.key, None)
             (self._load_closed() if case.status in w.CLOSED else state.open)[case.key] = case
+            if case.status in w.CLOSED or (old and old.status in w.CLOSED):
+                self._closed_in = ""
             group = f"{(old or case).host}/{(old or case).group}"  # of its last attempt
             if row := streak(state.failed.pop(group, ()), case, event):
                 state.failed[group] = row
@@ -201,11 +204,11 @@ class Ledger:
 
     def _load(self) -> State:
         """The cached fold, if it still stands on the line that it ends with; else nothing folded yet."""
-        self._closed = {}
+        self._closed, self._closed_in = {}, ""
         try:
-            # stays open: its second line must be of the same moment as the first, although others replace the file
-            self._cache = open(self._path("cache", "fold"), "rb")  # noqa: SIM115
-            kept = _checked(self._cache.readline())
+            with open(self._path("cache", "fold"), "rb") as file:
+                kept = _checked(file.read())
+            self._cache = open(self._path("cache", kept["closed"]), "rb")  # noqa: SIM115  # stays open: others put one in its place
             path, head = self._path(kept["file"]), w.Head(*kept["head"])
             end = f'"{head.digest}"}}\n'.encode()
             with suppress(FileNotFoundError), open(path, "rb") as file:  # that it is gone is told by _catch_up
@@ -215,25 +218,30 @@ class Ledger:
             state = State(**{name: kept[name] for name in State._fields} | {"head": head, "open": _cases(kept)})
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return nothing()
-        self._kept, self._closed = head.seq, None
+        self._kept, self._closed, self._closed_in = head.seq, None, kept["closed"]
         return state
 
     def _load_closed(self) -> dict[str, w.Case]:
         if self._closed is None:
             try:
-                self._closed = _cases(_checked(self._cache.readline()))
+                self._closed = _cases(_checked(self._cache.read()))
             except (OSError, ValueError, KeyError, TypeError, IndexError):
                 raise w.Damaged(f"{self._path('cache', 'fold')} is damaged: delete it, nothing is lost, and run it again") from None
         return self._closed
 
     def _keep(self, state: State) -> None:
         """Write the fold beside the ledger, which does not need it: a full disk stops nobody here."""
-        text = b""
-        for part, cases in ((state._asdict() | {"open": 0}, state.open), (dict[str, Any](), self._load_closed())):
-            body = json.dumps(part | {"cases": [*cases.values()], "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
-            text += b"%d %b" % (zlib.crc32(body), body)
-        with suppress(w.Disk):
-            write_whole(self._path("cache", "fold"), text, flush=False)
+        name = self._closed_in or f"closed.{state.head.seq}"
+        kept = state._asdict() | {"open": 0, "closed": name}
+        parts = [("fold", kept, state.open)] if self._closed_in else [(name, {}, self._load_closed()), ("fold", kept, state.open)]
+        with suppress(w.Disk, FileNotFoundError):
+            for file, part, cases in parts:
+                body = json.dumps(part | {"cases": [*cases.values()], "fold": FOLD}, separators=(",", ":")).encode() + b"\n"
+                write_whole(self._path("cache", file), b"%d %b" % (zlib.crc32(body), body), flush=False)
+            for old in () if self._closed_in else os.listdir(self._path("cache")):
+                if old.startswith("closed.") and old != name:
+                    os.unlink(self._path("cache", old))
+            self._closed_in = name
         self._kept = state.head.seq
 
     def _set_torn_aside(self) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 from mqi_scripts import words as w
 from mqi_scripts.checks import compute
 from mqi_scripts.frame import cli
-from mqi_scripts.operator import asked, health, notes
+from mqi_scripts.operator import asked, health, notes, story
 from mqi_scripts.pure import explain as sentences
 from mqi_scripts.pure import place
 from mqi_scripts.pure.tables import megabytes, printable
 from mqi_scripts.world import folder
 from mqi_scripts.world.host import NOBODY, hosts
 
+LINES = 3  # of a failed job's log that are shown
 Holders = dict[str, Sequence[Sequence[str]]]  # by host, what mqi-remote's check says of locks that are held
 
 
@@ -31,11 +32,12 @@ def explain(run: cli.Run) -> None:
         looks = look(run, cases)
         holders = slots(run, cases, looks)
         known = known._replace(waits={**known.waits, **waits(run, cases, looks, known)})
+    failed = story.told(run, {case.key for case in cases if case.status == w.FAILED}) if run.args.case else {}
     for case in cases:
-        plain = sentences.explain(case, known, now)
+        plain = sentences.over(case, looks.get(case.host), sentences.explain(case, known, now))
         for host in run.site.hosts:
             plain = plain._replace(helps=compute.typed(host, plain.helps)) if host.name == case.host else plain
-        seen = [*world(run, case, looks, known, holders)] if run.args.look else []
+        seen = [*last_words(failed.get(case.key, ())), *(world(run, case, looks, known, holders) if run.args.look else ())]
         run.code = max(run.code, int(plain.person))
         if run.args.jsonl:
             sys.stdout.write(json.dumps(record(case, plain, seen)) + "\n")
@@ -57,6 +59,12 @@ def told(case: w.Case, plain: sentences.Plain, seen: list[tuple[str, str]], now:
 def record(case: w.Case, plain: sentences.Plain, seen: list[tuple[str, str]]) -> dict[str, Any]:
     return {"case_id": case.id, "case_path": printable(case.path), "status": case.status, "since": case.since, **plain._asdict(),
             "seen": dict(seen)}  # fmt: skip
+
+
+def last_words(told: Sequence[tuple[dict[str, Any], w.Case]]) -> Iterator[tuple[str, str]]:
+    """The last lines of the log of an attempt that failed, as the ledger has them."""
+    logs = [record["tail"] for record, _ in told if record["type"] == "failed"]
+    yield from (("log", line) for line in (logs or [""])[-1].splitlines()[-LINES:])
 
 
 def look(run: cli.Run, cases: list[w.Case]) -> dict[str, w.Look | w.Failure]:

@@ -67,8 +67,7 @@ def explain(case: w.Case, notes: Notes, now: str) -> Plain:
     late = late_step(step, notes, now)
     person = needs_person(case) or category == "config" or "`" in why
     if late and not person:
-        units = f"{step}.timer mqi@{step.removeprefix('mqi-')}.service"
-        return Plain(f"{text}; {late}", next_of(case), f"systemctl status {units}", True)
+        return Plain(f"{text}; {late}", next_of(case), helps or command or "mqi-check --fast", True)
     when = left_alone(case, notes, now) or _when(case, step, notes, now)
     return Plain(text, next_of(case) + when, helps or command, person)
 
@@ -217,6 +216,16 @@ def waits_for_slot(case: w.Case, look: w.Look) -> bool:
     """Its wrapper runs, and has no slot yet."""
     trace = look.traces.get(case.label) if case.attempt else None
     return bool(trace and trace.claim == "none" and trace.held)
+
+
+def over(case: w.Case, look: w.Look | w.Failure | None, plain: Plain) -> Plain:
+    """The same, where a look shows that the job has ended since the record was made."""
+    trace = look.traces.get(case.label) if isinstance(look, w.Look) and case.open else None
+    if not trace or trace.held or trace.alive or not (trace.result or trace.ending):
+        return plain
+    how = trace.ending or f"exit {trace.result.get('exit') or trace.result.get('fault') or '?'}"
+    why, follows = f"its job is over on {case.host} ({how})", "the next mqi-poll records it"
+    return plain._replace(why=why, next=follows, helps=f"mqi-poll {case.id}")
 
 
 def _attempt(trace: w.Trace) -> str:

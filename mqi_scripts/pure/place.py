@@ -111,7 +111,7 @@ def why_waiting(case: w.Case, look: w.Look, host: str) -> str:
     if any(group.name == case.group and not group.running for group in look.groups):
         return f"group {case.group} of {host} is paused: on {host}, `pueue start -g {case.group}`"
     if look.groups and case.group not in {group.name for group in look.groups}:
-        return f"group {case.group} of {host} is gone"
+        return f"group {case.group} of {host} is gone. See: mqi-check --host {host}"
     trace = look.traces.get(case.label)
     if trace and trace.digest not in ("", case.digest):
         return f"attempt {case.attempt} on {host} has another input than the ledger knows: mqi-ledger rebuild --reason ..."

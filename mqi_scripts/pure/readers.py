@@ -108,7 +108,7 @@ def show(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    plain = re.sub(r"\x1b\[[0-9;]*m|Location:.*", "", text, flags=re.S)  # where in its source
     return show(re.sub(r"\s+", " ", plain))[:300] or "it said nothing"
 
 

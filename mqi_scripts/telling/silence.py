@@ -47,7 +47,7 @@ def nightly(name: str, note: Mapping[str, Any], now: datetime) -> Iterator[Silen
 def _hosts(notes: Notes, hosts: Iterable[str], now: datetime) -> Iterator[Silence]:
     """A host whose name a script's trouble begins with, since the last time that such a script had none."""
     for host in hosts:
-        named = re.compile(rf"(?:^|; )(?:the queue of )?{re.escape(host)}(?: \(| does not answer|:/)")
+        named = re.compile(rf"(?:^|; )(?:the queue of )?{re.escape(host)}(?: \(| does not answer|:/(?!\S*: no room))")
         mute = [str(note.get("success", "")) for note in notes.values() if named.search(str(note.get("trouble", "")))]
         since = max(mute, default="")
         if since:
@@ -55,7 +55,7 @@ def _hosts(notes: Notes, hosts: Iterable[str], now: datetime) -> Iterator[Silenc
             late = (now - at).total_seconds()
             yield Silence(f"{host} is silent, or its queue, since {at:%Y-%m-%d %H:%M}, {span(late)}", late > ALARM)
         elif mute:
-            yield Silence(f"{host} is silent, or its queue, and never was anything else", True)
+            yield Silence(f"{host} is silent, or its queue, and has never answered", True)
 
 
 def _cases(found: Sequence[datetime], now: datetime) -> Iterator[Silence]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
 from mqi_scripts.pure import place
+from mqi_scripts.pure.tables import megabytes
 from mqi_scripts.world import folder, outage
 from mqi_scripts.world.host import Host, Staged
 FILES, BYTES = 20_000, 4 << 30  # of a batch: what is staged is listed there, and copied here
@@ -105,7 +106,7 @@ def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) ->
     there, target = staged.staged.get(case.key, {}), os.path.join(outbox, f"{case.key}-{case.digest}")
     names = [name for name in manifest if there.get(name, -1) != seen.sizes.get(name)]
     size = sum(seen.sizes.get(name, 0) for name in names)
-    what = f"{case.id} ({size / 1e6:.1f} MB)"
+    what = f"{case.id} ({megabytes(size)})"
     folder.check_room("", run.site.state, folder.free(outbox)[0] - size, run.site.reserve, what)
     if staged.room >= 0:
         folder.check_room(host.name, host.config.root, staged.room - size, host.config.reserve, what)

@@ -47,7 +47,9 @@ def report(args: argparse.Namespace) -> int:
     if args.changes and not damaged:
         return tell_changes(book, args, hidden)
     known = notes(kept, {})
-    shown = [case for case in sorted(cases.values(), key=lambda case: (case.found, case.path)) if is_shown(case, args)]
+    needs = {case.key for case in cases.values() if calls(case, known, now) or (args.needs_me and case.stale)}
+    every = sorted(cases.values(), key=lambda case: (case.found, case.path))
+    shown = [case for case in every if is_shown(case, args) and (not args.needs_me or case.key in needs)]
     rows = [redact.row(explain.row(case, known), case) if hidden else explain.row(case, known) for case in shown]
     told = {name: redact.note(note) if hidden else note for name, note in kept.items()}
     steps = [{"step": name} | {word: told[name].get(word, "") for word in ("run", "success", "trouble")} for name in SCRIPTS]
@@ -80,13 +82,18 @@ def report(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{site.name}: {len(rows)} cases, ledger at line {head.seq}, digest {head.digest[:16]}\n")
         arriving = [] if args.needs_me else kept["mqi-scan"].get("arriving", [])
         below = [*(one.text for one in silent), *(room.told(one, now) for one in rooms)]
-        sys.stdout.write(people(rows, below, ["a folder"] * len(arriving) if hidden else arriving))
+        nothing = "no case needs a person" if args.needs_me else "no cases"
+        sys.stdout.write(people(rows, below, ["a folder"] * len(arriving) if hidden else arriving, nothing))
     if damaged:
         sys.stderr.write(f"mqi-report: LEDGER CORRUPT after line {head.seq}; what could be read is shown. {damaged}\n")
         return w.Damaged.code
     files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
-    needs = changes.needs_person if args.needs_me else explain.needs_person
-    return int(any(map(needs, shown)) or alarm)
+    return int(any(case.key in needs for case in shown) or alarm)
+
+
+def calls(case: w.Case, known: explain.Notes, now: str) -> bool:
+    """Whether nothing happens to it without a person. That a program is late is told below the table, once."""
+    return case.status not in w.CLOSED and explain.explain(case, known._replace(steps={}), now).person
 
 
 def is_hidden(site: config.Site) -> bool:
@@ -128,7 +135,6 @@ def tell_somebody(site: config.Site, book: Ledger, silent: Sequence[Silence], ar
 def is_shown(case: w.Case, args: argparse.Namespace) -> bool:
     return (
         case.status in (args.status or w.STATUSES)
-        and (not args.needs_me or changes.needs_person(case))
         and case.group == (args.group or case.group)
         and (args.since or "") <= case.since
         and (not args.until or case.since < args.until)
@@ -146,12 +152,12 @@ def measured(site: config.Site, cases: Collection[w.Case], notes: Sequence[Mappi
     yield from room.of_hosts(notes, {host.name: host.reserve for host in site.hosts}, rate)
 
 
-def people(rows: list[dict[str, Any]], silences: list[str], arriving: list[str]) -> str:
+def people(rows: list[dict[str, Any]], silences: list[str], arriving: list[str], nothing: str) -> str:
     """The table, in the site's local time, and below it what did not happen, and how much room is left."""
     from tabulate import tabulate  # noqa: PLC0415
 
     cells = [[_local(row[name]) if name.endswith("_at") else row[name] for name in NARROW] for row in rows]
-    lines = [tabulate(cells, NARROW, disable_numparse=True, maxcolwidths=[None] * 7 + [48, 40]) if rows else "no cases"]
+    lines = [tabulate(cells, NARROW, disable_numparse=True, maxcolwidths=[None] * 7 + [48, 40]) if rows else nothing]
     lines += [f"arriving: {tables.printable(path)}" for path in arriving]
     return "\n".join([*lines, *silences]) + "\n"
 

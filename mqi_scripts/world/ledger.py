@@ -154,7 +154,7 @@ class Ledger:
             except w.Damaged as error:
                 raise w.Damaged(
                     f"{self._path(name)}: line {head.seq + 1} of the ledger, at byte {offset}: {error}. Nothing is written "
-                    "until it is mended: mqi-ledger verify, then mqi-ledger repair --reason ..."
+                    "until it is mended; no result is touched. What that would do: mqi-ledger repair --dry-run"
                 ) from None
             offset += len(text)
             yield record, head, offset

@@ -488,6 +488,22 @@ def test_other_folders_and_another_account_are_let_in(tmp_path: Path) -> None:
         assert f"{line}\n" in conf
 
 
+def test_a_log_that_the_site_wants_is_rotated(tmp_path: Path) -> None:
+    """By the real logrotate, as often as one likes; without the key there is no such file."""
+    where, log = places.places("", False, {}), tmp_path / "mqi.log"
+    tables: list[dict[str, Any]] = [{}, {"log": {"file": str(log)}}]
+    without, made = [units.files(where, loaded(tmp_path, sample.text(SCHEMA, answers.merged(NEEDED, one))), config.DEFAULT, "root") for one in tables]
+    assert not [file for file in without if "logrotate" in file.path]
+    (file,) = [file for file in made if file.path == "/etc/logrotate.d/mqi"]
+    log.write_text("{}\n")
+    tmp_path.chmod(0o700)
+    (tmp_path / "conf").write_text(file.text)
+    (tmp_path / "conf").chmod(0o644)
+    subprocess.run([need("logrotate"), "--force", "--state", tmp_path / "state", tmp_path / "conf"], check=True)
+    assert (log.read_text(), log.stat().st_mode & 0o777) == ("", 0o600)
+    assert (tmp_path / "mqi.log.1.gz").exists()
+
+
 def test_a_queue_on_this_machine_opens_the_sandbox(tmp_path: Path) -> None:
     conf = site_conf(tmp_path, {"hosts": {"gpu1": {"transport": "local", "engine": "direct"}}})
     for line in ("RootDirectory=", "PrivateDevices=no", "KillMode=process", "ReadWritePaths=-+/data/mqi"):

@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from conftest import REPO, Place, Pueued
+from conftest import REPO, Place, Pueued, Sshd
 
 
 def test_ticks_alone_bring_a_case_from_the_inbox_to_its_result(far_place: Place) -> None:
@@ -21,6 +21,21 @@ def test_ticks_alone_bring_a_case_from_the_inbox_to_its_result(far_place: Place)
         assert time.monotonic() < deadline
     assert (far_place.results / "one" / "plan.out").read_text() == "plan of one\n"
     assert len(far_place.executions()) == 1
+
+
+def test_one_look_at_a_host_serves_the_whole_line(far_place: Place, sshd: Sshd) -> None:
+    """mqi-submit looks before and after it acts; mqi-poll takes that, unless it has ended a job since."""
+    for name in ("one", "two"):
+        far_place.case(name)
+    far_place("mqi-scan")
+    far_place("mqi-push")
+    before = sshd.sessions()
+    assert far_place("mqi-tick").code == 0
+    assert sshd.sessions() - before == 2
+    deadline = time.monotonic() + 60
+    while {row["status"] for row in far_place.rows().values()} != {"completed"}:
+        assert far_place("mqi-tick").code == 0
+        assert time.monotonic() < deadline
 
 
 def test_what_happened_is_a_json_line_an_event(local_place: Place) -> None:

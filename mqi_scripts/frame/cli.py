@@ -20,10 +20,7 @@ Work = Callable[["Run"], None]
 
 
 class Run:
-    """One run of a script: its arguments, the site, the ledger, and what it has said. code: its exit code. overtaken:
-    the one where an event could not follow any more; the line looks again in a minute, a person must know."""
-
-    overtaken = 0
+    """One run of a script: its arguments, the site, the ledger, and what it has said. code: its exit code."""
 
     def __init__(self, name: str, args: argparse.Namespace, site: config.Site) -> None:
         self.name, self.args, self.site, self.code = name, args, site, 0
@@ -40,13 +37,12 @@ class Run:
         """Talk, for stderr and the journal."""
         log(self.name, tables.printable(text), level)
 
-    def record(self, events: Sequence[w.Event]) -> None:
-        """Store, then tell: a JSON line or a sentence an event on stdout. What cannot follow any more is said, not done."""
+    def record(self, events: Sequence[w.Event]) -> list[w.Event]:
+        """Store, then tell: a JSON line or a sentence an event on stdout; these. What cannot follow any more is said, not done."""
         dry = self.args.dry_run
         stored = list(events) if dry else self.book.append(events, self.now())
         while self.book.refused:
             self.say(f"somebody else was quicker, left alone: {self.book.refused.pop()}")
-            self.code = max(self.code, self.overtaken)
         for event in stored:
             if isinstance(event, w.Held | w.Failed):
                 self.code = max(self.code, 1)
@@ -61,6 +57,7 @@ class Run:
         if stored and not dry:
             head = self.book.state().head
             self.say(f"ledger at line {head.seq}, digest {head.digest[:16]}")
+        return stored
 
     def failed(self, error: w.Failure, cases: Sequence[w.Case] = ()) -> None:
         """A trouble of one host or case: said, remembered, and the rest goes on."""

@@ -118,7 +118,7 @@ def ours(where: Places) -> Iterator[str]:
     """Every file and link on this gateway that mqi-init made, in whatever version; configuration and keys are the site's."""
     share = (f"{where.share}/{path}" for path in ("man/man[0-9]/mqi*", "bash-completion/completions/mqi*",
              "zsh/site-functions/_mqi*", "fish/vendor_completions.d/mqi*"))  # fmt: skip
-    for pattern in (f"{where.units}/mqi*", f"{where.units}/mqi*.d/*", *share):
+    for pattern in (f"{where.units}/mqi*", f"{where.units}/mqi*.d/*", f"{os.path.dirname(where.etc)}/logrotate.d/mqi", *share):
         for path in iglob(pattern):
             if os.path.isfile(path) and not os.path.islink(path) and is_marked(path):
                 yield os.path.normpath(path)

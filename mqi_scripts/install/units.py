@@ -57,6 +57,19 @@ SystemCallFilter=
 FAILED = '"mqi-%i failed (${MONITOR_SERVICE_RESULT} ${MONITOR_EXIT_STATUS}). See: journalctl -u mqi@%i"'
 
 
+# every run opens the log anew, so that nobody must be told
+ROTATED = """{file} {{
+    weekly
+    rotate 52
+    compress
+    missingok
+    notifempty
+    su {account} {account}
+    create 0600 {account} {account}
+}}
+"""
+
+
 def shipped() -> str:
     """The folder of the package's units, from an installed package or a checkout."""
     package = os.path.dirname(os.path.dirname(schema_file("config")))
@@ -79,6 +92,9 @@ def files(where: Places, site: Site, config: str, account: str) -> list[File]:
     if local:
         text = "\n".join(["# what this site needs, from its configuration", "[Service]", *local]) + "\n"
         made.append(File(f"{where.units}/mqi@.service.d/site.conf", marked(text, "site.conf")))
+    if site.log.file and not where.user:
+        text = ROTATED.format(file=site.log.file, account=account or "root")
+        made.append(File(f"{os.path.dirname(where.etc)}/logrotate.d/mqi", f"# {MARK}, which writes it anew\n{text}"))
     return made
 
 

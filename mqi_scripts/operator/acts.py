@@ -90,7 +90,8 @@ def decided(run: cli.Run, cases: Sequence[w.Case], of: Wish) -> None:
     for case in cases:
         with run.isolated():
             events += of(case, run.args.reason, cli.user(), run.now())
-    run.record(events)
+    if len(run.record(events)) < len(events):
+        run.code = max(run.code, 1)  # the line looks again in a minute, a person must know
     if run.args.dry_run:
         return
     for key in dict.fromkeys(event.case for event in events):

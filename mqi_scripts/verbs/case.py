@@ -82,7 +82,6 @@ def work(args: argparse.Namespace) -> int:
     site = config.load(args.config, os.environ)
     cli.check_state(site.state)
     run = cli.Run("mqi-case", args, site)
-    run.overtaken = 1
     args.act(run)
     return run.code
 

@@ -1,7 +1,7 @@
 """mqi-tick - the whole line once, scan to fetch, in one process: for cron, and for small sites
 
-What each of the five does and records, its locks and its notes are its own; one that fails does not stop the next. The exit code
-is the highest of theirs.
+What each of the five does and records, its locks and its notes are its own, and what one saw of a host the next need not look at
+again; one that fails does not stop the next. The exit code is the highest of theirs.
 
 examples:
   mqi-tick                       what one minute of the timers does
@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from mqi_scripts.frame import cli
+from mqi_scripts.world.host import Host
 
 LINE = ("scan", "push", "submit", "poll", "fetch")
 STOPPED = 130  # Ctrl-C ends the line
 
 
 def tick(words: Sequence[str]) -> int:
-    worst = 0
+    worst, Host.sharing = 0, True
     for name in LINE:
         code = import_module(f"mqi_scripts.verbs.{name}").main(words)
         worst = max(worst, code)

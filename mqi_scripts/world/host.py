@@ -42,6 +42,9 @@ Add = NamedTuple("Add", [("key", str), ("attempt", int), ("digest", str), ("grou
 class Host:
     """A compute host. ledger: our ledger's id. used: this ledger has used the root before. answers: a session was answered."""
 
+    seen: dict[str, Look] = {}  # the newest look of this process, by host
+    sharing = False  # mqi-tick: the line in one process
+
     def __init__(self, config: HostConfig, state: str, ledger: str, used: bool, holds: Callable[[Head], bool]) -> None:
         self.config, self.name, self.state = config, config.name, state
         self.ledger, self.used, self.holds = ledger, used, holds
@@ -51,7 +54,11 @@ class Host:
         self.scp = config.transfer == "scp" and config.transport == "ssh" and not config.gate
 
     def look(self, wanted: Iterable[tuple[str, int]]) -> Look:
-        return self._looked(self.session("look", _words(wanted), NOBODY))
+        """Of these attempts, and of the queue. sharing: the newest look of this process will do if it has them all."""
+        wanted, last = [*wanted], self.seen.get(self.name) if self.sharing else None
+        if not last or not all(f"mqi1:{key}:{attempt}" in last.traces for key, attempt in wanted):
+            last = self._looked(self.session("look", _words(wanted), NOBODY))
+        return last
 
     def stage(self, wanted: Iterable[tuple[str, str]], head: Head) -> Staged:
         """Which inputs are there; makes a root that was never used. Leaves the head there."""
@@ -77,6 +84,7 @@ class Host:
         return self._looked(self.session("submit", words, head))
 
     def end(self, reason: str, grace: int, wanted: Iterable[tuple[str, int]], head: Head) -> None:
+        self.seen.pop(self.name, None)
         self.session("end", [reason, grace, *_words(wanted)], head)
 
     def results(self, patterns: Sequence[str], job: Job, wanted: Iterable[tuple[str, int]]) -> dict[str, str]:
@@ -168,7 +176,8 @@ class Host:
         return None
 
     def _looked(self, said: readers.Answer) -> Look:
-        return readers.look(said, self.config.engine, self.config.root)
+        self.seen[self.name] = look = readers.look(said, self.config.engine, self.config.root)
+        return look
 
     def _trouble(self, said: bytes, what: str) -> Failure:
         err = said.decode("utf-8", "replace")

@@ -64,7 +64,7 @@ def test_a_user_s_systemd_carries_a_case_with_a_job_that_outlives_the_program_th
     assert "loginctl enable-linger" in first
     assert "everything is as it should be: nothing was changed" in second
     assert "== done: plan\n" in ran.stdout
-    assert [int(line.rpartition(" ")[2]) for line in ran.stdout.splitlines() if line.startswith("== active:")] == [9, 0]
+    assert [int(line.rpartition(" ")[2]) for line in ran.stdout.splitlines() if line.startswith("== active:")] == [10, 0]
     left = [line.removeprefix("left: ") for line in ran.stdout.splitlines() if line.startswith("left: ")]
     kept = (".config/mqi/", ".local/state/mqi/", ".local/state/mqi-backup/", "mqi/results/", "mqi/inbox/", "far/")
     assert {name for name in left if not name.startswith(kept)} == {"systemd.log", "answers.toml", ".config/systemd/user/mqi-.timer.d/fast.conf"}

@@ -23,6 +23,7 @@ from conftest import REPO, Pueued, Ran, Sshd, need
 from test_config import SCHEMA, keys
 from test_units import verified
 
+from mqi_scripts import __version__
 from mqi_scripts.install import answers, far, imported, places, sample, units
 from mqi_scripts.install.keys import fingerprint
 from mqi_scripts.world import config
@@ -542,7 +543,7 @@ def test_the_installer_of_the_checkout_installs_and_sets_up(tmp_path: Path) -> N
     ran = subprocess.run([*argv, "--yes", "--answers", str(gateway.answers)], capture_output=True, text=True, env=env, timeout=300)
     assert ran.returncode == 69, ran.stdout + ran.stderr  # its host key was not accepted
     version = os.readlink(gateway.folder / "opt/mqi/current")
-    assert version.startswith(f"{gateway.folder}/opt/mqi/versions/0.")
+    assert version.startswith(f"{gateway.folder}/opt/mqi/versions/{__version__}-")
     assert gateway.program("mqi-scan", "--version").out.startswith("mqi-scan 0.")
     again = subprocess.run([*argv, "--yes"], capture_output=True, text=True, env=env, timeout=300)
     assert "installing" not in again.stderr

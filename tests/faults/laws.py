@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -158,8 +159,14 @@ def quiet(root: Path, *, timers: bool = False) -> None:
     """Wait until nothing of a root runs any more."""
     deadline = time.monotonic() + 60
     while left := busy(root, timers=timers):
-        assert time.monotonic() < deadline, f"still running below {root}: {left}"
+        assert time.monotonic() < deadline, f"still running:\n{processes(root)}"
         time.sleep(0.02)
+
+
+def processes(root: Path) -> str:
+    """Who runs below a root, and what each of them waits for."""
+    pids = ",".join(map(str, busy(root, timers=True))) or "1"
+    return subprocess.run(["ps", "-ww", "-o", "pid,ppid,pgid,stat,wchan:24,etimes,args", "-p", pids], capture_output=True, text=True).stdout
 
 
 def sha256(data: bytes) -> str:

@@ -122,7 +122,7 @@ class Bench:
         """Wait until nothing waits or runs."""
         deadline = time.monotonic() + 60
         while self.queue and any("Done" not in task["status"] for task in self.queue.state()["tasks"].values()):
-            assert time.monotonic() < deadline, self.queue.client("status")
+            assert time.monotonic() < deadline, f"{laws.processes(self.place.root)}\n{self.queue.client('status')}"
             time.sleep(0.05)
         laws.quiet(self.place.root)
 

@@ -68,10 +68,15 @@ def score(scene: Scene, far: bool, seed: str, only: str) -> Scored:
         ends, played = bench.ends(scene), []
         for name, point in chosen.items():
             for _ in range(TRIES):
-                one = bench.play(scene, name, partial(bench.taps.aim, point), bench.taps.landed, ends)
+                try:
+                    one = bench.play(scene, name, partial(bench.taps.aim, point), bench.taps.landed, ends)
+                except AssertionError as stuck:  # the next point still has its turn
+                    one = Played(name, True, 0, False, [str(stuck)])
                 if one.landed or one.broken:
                     break
             played.append(one)
+            if one.broken or len(played) % 500 == 0:
+                sys.__stdout__.write(f"{scene.name}: {len(played)} of {len(chosen)} played; {one.name} {one.broken}\n")
         return Scored(len(points), played, time.monotonic() - start)
 
 

@@ -158,7 +158,7 @@ def busy(root: Path, *, timers: bool = False) -> list[int]:
 def quiet(root: Path, *, timers: bool = False) -> None:
     """Wait until nothing of a root runs any more."""
     deadline = time.monotonic() + 60
-    while left := busy(root, timers=timers):
+    while busy(root, timers=timers):
         assert time.monotonic() < deadline, f"still running:\n{processes(root)}"
         time.sleep(0.02)
 

@@ -18,7 +18,7 @@ while [ "$slots" -gt 0 ]; do # first each slot in turn, then in steps of 5 s
   slot=$((slot % slots))
   exec 8>"$root/slots/$group-$slot"
   flock -w $((tries < slots ? 0 : 5)) 8 && break
-  ! taken || exit 75
+  { [ $? -eq 1 ] && ! taken; } || exit 75 # 1: somebody holds it
   slot=$((slot + 1)) tries=$((tries + 1))
 done
 mkdir claim 2>/dev/null || exit 75
@@ -34,7 +34,7 @@ echo "mqi1:$key:$number $3 $ticks $boot ${up%.*} group=$group slot=$slot since=$
 
 # 2. how it ends, whoever ends it: the first one's reason stands
 result() { # EXIT FAULT
-  manifest=$(sha256sum 2>/dev/null <output.sha256)
+  manifest=$(sha256sum 2>/dev/null <output.sha256) || set -- "" "${2:-disk-full}"
   echo "mqi1:$key:$number exit=$1 signal=$termed fault=$2 manifest=${manifest%% *} clock=${jumped:-0} since=$since until=$(now)" >result.new && keep result
 }
 # shellcheck disable=SC2317 # the trap calls it
@@ -51,7 +51,7 @@ trap overrun USR1
 # 3. the input once more, byte for byte, nothing added
 mkdir output && sort "$case/input-$digest.sha256" >expected || exit 74
 wrong=$( (cd "$case/input-$digest" && find . ! -type d -print0 | xargs -0 -r sha256sum) | sed 's|  \./|  |' | sort |
-  comm -3 - expected) # a folder that is not there has no sums, and then all of them are wrong
+  comm -3 - expected) || wrong="it could not be compared" # a folder that is not there has no sums, and then all of them are wrong
 sums=$(sha256sum <"$case/input-$digest.sha256") && rm -f expected
 if [ -n "$wrong" ] || [ "$sums" != "$digest  -" ]; then
   printf 'mqi: the input is not what was published:\n%s\n' "$wrong" >job.log

@@ -179,13 +179,13 @@ verify() { # KEY DIGEST: it is good if what is staged is the manifest's files an
   ! published "$1" "$2" || return
   { cd "$root/staging/$1-$2/files" && [ "$(sha256sum <../manifest)" = "$2  -" ]; } ||
     { say wrong "$1" "its manifest did not arrive whole" && return 1; }
-  sort ../manifest >../expected
+  sort ../manifest >../expected || { say wrong "$1" "it could not be compared" && return 1; }
   odd=$(find . \( ! -type d ! -type f -o -path '*[[:cntrl:]\\]*' \) -print -delete)
   cores=$(nproc) files=$(wc -l <../manifest) tool=sha256sum # a few files a process, so that all cores are busy to the end
   ! openssl dgst -sha256 -r </dev/null >/dev/null 2>&1 || tool='stdbuf -oL openssl dgst -sha256 -r' # four times as fast
   # shellcheck disable=SC2086 # a command and its options
   wrong=$(find . -type f -print0 | xargs -0 -r -n $((files / cores / 4 + 1)) -P "$cores" $tool | sed 's| [ *]\./|  |' |
-    sort | comm -3 - ../expected)
+    sort | comm -3 - ../expected) || { say wrong "$1" "it could not be compared" && return 1; }
   rm -f ../expected
   [ -n "$wrong$odd" ] || { good="$good $1 $2" && return; }
   printf '%s\n' "$wrong" | sed -n 's|^\t*[0-9a-f]\{64\}  |./|p' | sort -u | tr '\n' '\0' | xargs -0 -r rm -f --

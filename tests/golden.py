@@ -24,16 +24,16 @@ def site(folder: Path) -> Place:
 
 def written(place: Place) -> bytes:
     """A ledger of this version: cases that end in every way, and what a person did about them."""
-    for name in ("study 1/20261101_a", "b", "한글 =1+1", "unwanted", "kept"):
+    for name in ("study 1/20261101_a", "w", "한글 =1+1", "unwanted", "kept"):
         place.case(name)
     place.case("failing", "fail\n")
     (place.case("held") / "link").symlink_to("/etc/passwd")
     place("mqi-scan")
     place("mqi-case", "cancel", "unwanted", "--reason", "not needed")
     place("mqi-case", "hold", "kept", "--reason", "the plan is looked at")
-    place("mqi-case", "priority", "b", "--to", "9", "--reason", "today")
+    place("mqi-case", "priority", "w", "--to", "9", "--reason", "today")
     place.until("completed", "failed", "held", "cancelled")
-    (place.inbox / "b" / "late").write_text("late\n")
+    (place.inbox / "w" / "late").write_text("late\n")
     place("mqi-case", "retry", "failing", "--reason", "the node was down")
     place.until("completed", "failed", "held", "cancelled")
     shutil.rmtree(place.inbox / "kept")

@@ -56,7 +56,7 @@ def changed(place: Place, old: str, new: str) -> None:
 
 def plain(fix: str) -> str:
     """A fix with the commands of pueue as they are short: `typed` adds path and configuration."""
-    return re.sub(r"`\S+/(pueued?) -c \S+ ", r"`\1 ", fix)
+    return re.sub(r"(`|&& )\S+/(pueued?) -c \S+ ", r"\1\2 ", fix)
 
 
 def said(ran: Ran) -> dict[str, Said]:
@@ -394,6 +394,9 @@ def test_the_oldest_case_that_waits_is_told_with_its_reason() -> None:
         why = {"b" * 20: ("found", "no room on far", "system")}
         return [(p.what, p.level, p.found) for p in gateway.waiting(cases, why, NOW)]
 
+    gone = {"a" * 20: ("found", "far (far): no answer", "network")}
+    assert [p.level for p in gateway.waiting([case("a", w.FOUND, 1)], gone, NOW)] == ["warn"]
+    assert [p.level for p in gateway.waiting([case("a", w.PUSHED, 1)], gone, NOW)] == ["ok"]
     assert told() == [("waiting", "ok", "nothing")]
     assert told(case("c", w.COMPLETED, 999)) == [("waiting", "ok", "nothing")]
     assert told(case("a", w.RUNNING, 3)) == [("waiting", "ok", "the oldest: aaaaaaaaaaaa a is running for 3 h")]
@@ -590,9 +593,9 @@ def nameless(place: Place, sshd: Sshd, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "found", "fix"),
     [
-        (refused, "it refused the connection. It said: ", "is sshd running there?; by hand: "),
+        (refused, "it refused the connection. It said: ", "start sshd there, at its own console (systemctl start ssh); by hand: "),
         (impostor, "its host key is not the known one. It said: ", "ALARM, somebody may pose as it; compare fingerprints; by hand: "),
-        (stranger, "it refused our key. It said: ", "is it in authorized_keys there, and is the account unlocked?; by hand: "),
+        (stranger, "it refused our key. It said: ", "put it back in authorized_keys there (restrict ssh-ed25519 "),
         (nameless, "its name cannot be resolved. It said: ", "by hand: "),
     ],
 )
@@ -689,7 +692,7 @@ def test_a_daemon_of_another_configuration_says_nothing_of_ours() -> None:
 def test_a_queue_that_does_not_answer_is_a_failure(far: Place, pueued: Pueued) -> None:
     pueued.signal(signal.SIGKILL)
     one = the_one(far, "far: queue", "FAIL")
-    assert one.found.startswith("it does not answer: Error: 0: Failed to initialize client.")
+    assert one.found.startswith("it does not answer: Failed to initialize client. ")
     assert one.fix == "on far, `systemctl start pueued`, or as its account `pueued -d`"
     assert far("mqi-check").code == 69
 
@@ -698,7 +701,7 @@ def test_groups_that_take_no_task_are_a_failure(far: Place, pueued: Pueued) -> N
     for group in ("gpu0", "gpu1"):
         pueued.client("pause", "-g", group)
     one = the_one(far, "far: groups", "FAIL")
-    assert (one.found, one.fix) == ("every group of far is paused (gpu0, gpu1)", "on far, `pueue start -g gpu0`")
+    assert (one.found, one.fix) == ("every group of far is paused (gpu0, gpu1)", "on far, `pueue start -g gpu0 && pueue start -g gpu1`")
     changed(far, 'groups = ["gpu*"]', 'groups = ["tpu*"]')
     one = the_one(far, "far: groups", "FAIL")
     assert (one.found, one.fix) == ("no group of far matches tpu* (there: default, gpu0, gpu1)", "there, `pueue group add tpu0`")
@@ -739,9 +742,9 @@ def test_tasks_that_the_ledger_does_not_know_are_named_and_those_of_another_gate
     add(f"mqi1:{KEY}", "sleep 600")
     wrong = wrong_with(far)
     assert sorted(wrong) == [f"far: task {running}", f"far: task {waiting}"]
-    assert wrong[f"far: task {running}"].found == f"it is running in gpu0, and its label mqi1:{KEY}:1 is of no attempt in this ledger"
-    assert wrong[f"far: task {running}"].fix.endswith(f"`pueue kill --signal sigterm {running}`")
-    assert wrong[f"far: task {waiting}"].fix.endswith(f"`pueue remove {waiting}`")
+    assert wrong[f"far: task {running}"].found.startswith(f"it is running in gpu0, and its label mqi1:{KEY}:1 is of no attempt in this ledger: ")
+    assert wrong[f"far: task {running}"].fix.endswith(f", `pueue kill --signal sigterm {running}`; an old ledger? mqi-ledger verify")
+    assert wrong[f"far: task {waiting}"].fix.endswith(f", `pueue remove {waiting}`; an old ledger? mqi-ledger verify")
     assert "ok    far: tasks: 0 of this ledger, 1 of other gateways\n" in far("mqi-check").out
 
 

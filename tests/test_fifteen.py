@@ -119,7 +119,7 @@ def test_the_host_is_down(far_place: Place, sshd: Sshd) -> None:
     waits(place)
     first = explained(place)
     assert first["why"].startswith("far (")
-    assert "it refused the connection: is sshd running there?" in first["why"]
+    assert "it refused the connection: start sshd there" in first["why"]
     assert first["helps"] == "mqi-check"
     found, fix = checked(place, "session")
     command = fix.partition("by hand: ")[2]
@@ -143,7 +143,7 @@ def test_the_key_is_wrong(far_place: Place, sshd: Sshd, tmp_path: Path) -> None:
     stranger(far_place, sshd, tmp_path)
     waits(far_place)
     first = explained(far_place)
-    assert "it refused our key: is it in authorized_keys there" in first["why"]
+    assert "it refused our key: put it back in authorized_keys there" in first["why"]
     found, fix = checked(far_place, "session")
     command = fix.partition("by hand: ")[2]
     ran = typed(far_place, command)

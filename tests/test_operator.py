@@ -180,7 +180,7 @@ def test_a_cancel_waits_for_a_host_that_is_down_and_says_so(tmp_path: Path, sshd
     assert place("mqi-poll").code == 69
     assert (place.ledger(), status(place)) == (before, "running")
     seen = place("mqi-case", "explain", "ma", "--look")
-    assert "is sshd running there?" in seen.out
+    assert "it refused the connection: start sshd there" in seen.out
     assert "asked to cancel it: wrong plan" in seen.out
     place.config.write_text(text)
     assert alive(leader)
@@ -471,7 +471,8 @@ def test_explain_alone_tells_of_everything_that_does_not_move(tmp_path: Path, ss
     assert "why      the job ended with exit 1" in parts["sour"]
     assert "helps    mqi-case show " in parts["sour"]
     assert "x is a symlink" in parts["link"]
-    assert f"helps    {pueued.command} -c {pueued.config} start -g gpu0   (on far)" in parts["later"]
+    start = " && ".join(f"{pueued.command} -c {pueued.config} start -g {group}" for group in ("gpu0", "gpu1"))
+    assert f"helps    {start}   (on far)" in parts["later"]
     assert all("needs a person" in part for part in parts.values())
     lines = [json.loads(line) for line in place("mqi-case", "explain", "--jsonl").out.splitlines()]
     assert {line["case_path"] for line in lines} == set(parts)

@@ -37,7 +37,7 @@ def test_paused_groups_are_the_reason_with_the_command_that_helps(far_place: Pla
     before = far_place.ledger()
     ran = far_place("mqi-submit")
     assert (ran.code, far_place.ledger()) == (0, before)
-    assert "every group of far is paused (gpu0, gpu1): on far, `pueue start -g gpu0`" in far_place.rows()["a"]["reason"]
+    assert "every group of far is paused (gpu0, gpu1): on far, `pueue start -g gpu0 && pueue start -g gpu1`" in far_place.rows()["a"]["reason"]
     pueued.client("start", "-g", "gpu1")
     far_place.until("completed")
     assert far_place.rows()["a"]["pueue_group"] == "gpu1"
@@ -87,7 +87,7 @@ def test_a_host_that_is_unreachable_is_the_reason_of_each_case_there(steps: list
     assert place(steps[-1]).code == 69
     row = place.rows()["a"]
     assert place.ledger() == before
-    assert "it refused the connection: is sshd running there?" in row["reason"]
+    assert "it refused the connection: start sshd there" in row["reason"]
     assert row["category"] == "network"
     place.config.write_text(text)
     assert place(steps[-1]).code == 0

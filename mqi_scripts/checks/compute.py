@@ -21,7 +21,7 @@ ELSEWHERE = re.compile(r"exec /bin/sh (/\S+)/bin/[0-9a-f]+/mqi-job \1 ")  # what
 def typed(host: HostConfig, text: str) -> str:
     """Commands of pueue as they have to be typed there: its path, its configuration."""
     config = f" -c {host.pueue['config']}" if host.pueue["config"] else ""
-    return re.sub(r"(^|`)(pueued?) ", lambda match: f"{match[1]}{_beside(host, match[2])}{config} ", text)
+    return re.sub(r"(^|`|&& )(pueued?) ", lambda match: f"{match[1]}{_beside(host, match[2])}{config} ", text)
 
 
 def _beside(host: HostConfig, program: str) -> str:
@@ -133,8 +133,9 @@ def tasks(look: w.Look, answer: str, cases: Mapping[str, w.Case], host: HostConf
     others = [task for task, _ in live if (at := ELSEWHERE.match(commands[task.id])) and at[1] != host.root]
     for task in sorted({task for task, _ in live} - {*known, *others}, key=lambda task: task.id):
         act = "kill --signal sigterm" if task.state == "running" else "remove"
-        found = f"it is {task.state} in {task.group}, and its label {task.label} is of no attempt in this ledger"
-        fix = f"an old copy of the ledger? See mqi-ledger verify; or on {host.name}, `pueue {act} {task.id}`"
+        line = tables.printable(commands[task.id])[:120]
+        found = f"it is {task.state} in {task.group}, and its label {task.label} is of no attempt in this ledger: {line!r}"
+        fix = f"ask whose it is; if nobody misses it, on {host.name}, `pueue {act} {task.id}`; an old ledger? mqi-ledger verify"
         yield warn(f"task {task.id}", found, fix)
     for label in sorted({task.label for task in known}):
         if len(same := [task.id for task in known if task.label == label]) > 1:

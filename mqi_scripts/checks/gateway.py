@@ -64,10 +64,12 @@ def waiting(cases: Iterable[w.Case], why: Mapping[str, Sequence[str]], now: date
     if not moving:
         yield ok("waiting", "" if person else "nothing")
         return
-    status, reason = [*why.get(moving[0].key, ()), "", ""][:2]
-    found = "the oldest: " + _stands(moving[0], reason if status == moving[0].status else "", now)
+    status, reason, category = [*why.get(moving[0].key, ()), "", "", ""][:3]
+    met = status == moving[0].status
+    found = "the oldest: " + _stands(moving[0], reason if met else "", now)
+    wrong = met and (category in (w.Unreachable.category, w.Configuration.category) or "`" in reason)
     late = ago(moving[0].since, now) > OLD
-    yield warn("waiting", found, f"mqi-case explain {moving[0].id}") if late else ok("waiting", found)
+    yield warn("waiting", found, f"mqi-case explain {moving[0].id}") if late or wrong else ok("waiting", found)
 
 
 def _stands(case: w.Case, reason: str, now: datetime) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from mqi_scripts import words as w
 from mqi_scripts.checks import Probe, compute, fail, gateway, ok, warn
+from mqi_scripts.install.keys import authorized
 from mqi_scripts.pure import readers
 from mqi_scripts.world.config import HostConfig
 from mqi_scripts.world.host import NOBODY, Host
@@ -83,6 +84,8 @@ def unreachable(far: Host, error: w.Failure) -> Probe:
     """The sentence of a session that failed, taken apart: what it means, what to do, what was said."""
     means, _, said = str(error).removesuffix(". See: mqi-check").partition(". It said: ")
     what, _, fix = re.sub(r"^\S+ \([^)]*\): ", "", means).partition(": ")
+    line = authorized(far.config) or f"ssh-keygen -y -f {far.config.identity or 'KEY'} shows it"
+    fix = fix.replace("mqi-check shows the line", line)
     by_hand = f"by hand: {shlex.join(far.reach('true'))}" if far.config.transport == "ssh" else ""
     return fail("session", f"{what}. It said: {said}" if said else what, "; ".join(filter(None, [fix, by_hand])), error)
 

@@ -118,7 +118,7 @@ def next_of(case: w.Case) -> str:
     if case.asked and case.status == w.HELD:
         return "a person releases it"
     if case.status == w.SUBMITTED and (case.missing or case.pending or case.asked):
-        return "mqi-submit revokes it"
+        return "mqi-submit revokes it" + ("" if case.asked else ", and a new attempt follows")
     if case.status == w.HELD and any(one.code == w.NEVER_STARTS for one in case.reasons):
         return "a person looks at the queue, and releases it"
     if case.reasons == (AGAIN,):

@@ -50,8 +50,8 @@ def why_none(
         what = " ".join(patterns) + (f" and job.groups ({' '.join(may)})" if usable(groups, patterns) else "")
         return f"no group of {host} matches {what} (there: {known}): there, `pueue group add {patterns[0].replace('*', '0')}`"
     if not (able := [group.name for group in ours if group.running]):
-        names = ", ".join(group.name for group in ours)
-        return f"every group of {host} is paused ({names}): on {host}, `pueue start -g {ours[0].name}`"
+        names, start = (mark.join(say + group.name for group in ours) for mark, say in ((", ", ""), (" && ", "pueue start -g ")))
+        return f"every group of {host} is paused ({names}): on {host}, `{start}`"
     return "; ".join(bad[name] for name in able) if all(name in bad for name in able) else ""
 
 

@@ -108,8 +108,8 @@ def show(text: str) -> str:
 
 
 def _short(text: str) -> str:
-    plain = re.sub(r"\x1b\[[0-9;]*m|Location:.*", "", text, flags=re.S)  # where in its source
-    return show(re.sub(r"\s+", " ", plain))[:300] or "it said nothing"
+    plain = re.sub(r"\x1b\[[0-9;]*m|Location:.*", "", text, flags=re.S)  # colours, its source; then its chain
+    return show(re.sub(r"(^Error:)? [0-9]: ", " ", re.sub(r"\s+", " ", plain)).strip())[:300] or "it said nothing"
 
 
 def pueue(text: str, _: object) -> tuple[tuple[w.Task, ...], tuple[w.Group, ...]]:

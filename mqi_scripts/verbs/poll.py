@@ -8,6 +8,7 @@ examples:
 
 import os
 import re
+from datetime import timedelta
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
@@ -31,7 +32,7 @@ def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     look = host.look([(case.key, case.attempt) for case in cases])
     rules = decide.Rules(run.site.retry.interrupted, run.site.job.time_limit)
     run.record([event for case in cases for event in decide.poll(case, look, rules, run.now())])
-    silent = {case.key: silence_of(run, case, look) for case in cases}
+    silent = {case.key: silence_of(run, host, case, look) for case in cases}
     stuck = {key: decide.SILENT for key, silence in silent.items() if silence and run.site.job.silent_end}
     now = [case for one in cases if (case := run.book.state().open.get(one.key))]
     ends = [(case, why) for case in now if (why := decide.end(case, look, rules) or stuck.get(case.key, ""))]
@@ -55,7 +56,7 @@ def poll(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     run.heard(host.name, look)
 
 
-def silence_of(run: cli.Run, case: w.Case, look: w.Look) -> str:
+def silence_of(run: cli.Run, host: Host, case: w.Case, look: w.Look) -> str:
     """That a job that runs does not say anything any more, and what helps; "" if it does, or nobody knows, or the site does not
     care. Marks how long its log has had this size."""
     from mqi_scripts.pure import decide  # noqa: PLC0415
@@ -66,8 +67,10 @@ def silence_of(run: cli.Run, case: w.Case, look: w.Look) -> str:
     marks[case.key] = mark
     if not 0 < limit <= mark[3] - mark[2]:
         return ""
-    said = f"its log has not grown for {(mark[3] - mark[2]) // 60} min (job.silent_limit)"
-    helps = f'see whether it hangs, and if so, `mqi-case cancel {case.id} --reason "..."`'
+    since, most = timedelta(seconds=mark[3] - mark[2]), timedelta(seconds=limit)
+    said = f"it seems to hang: nothing new in its log for {since} (job.silent_limit is {most})"
+    log = f"{host.config.root}/cases/{case.key}/attempt-{case.attempt}/job.log on {host.name}"
+    helps = f'read {log}; if it does hang, `mqi-case cancel {case.id} --reason "..."`, and mqi-case retry'
     return f"{said}: {'it is ended' if run.site.job.silent_end else helps}"
 
 

@@ -18,8 +18,8 @@ from mqi_scripts.world.ledger import Ledger
 FAR = os.path.join(os.path.dirname(os.path.dirname(__file__)), "far")
 TROUBLE = (  # what ssh, scp and sh say, and what it means for a person
     ("Host key verification failed", "its host key is not the known one: ALARM, somebody may pose as it; compare fingerprints"),
-    ("Permission denied (", "it refused our key: is it in authorized_keys there, and is the account unlocked?"),
-    ("Connection refused", "it refused the connection: is sshd running there?"),
+    ("Permission denied (", "it refused our key: put it back in authorized_keys there (mqi-check shows the line)"),
+    ("Connection refused", "it refused the connection: start sshd there, at its own console (systemctl start ssh)"),
     ("timed out", "no answer within the time limit"),
     ("Could not resolve", "its name cannot be resolved"),
     ("No space left", "its disk is full: make room there"),
@@ -186,7 +186,7 @@ class Host:
         kind = Disk if "No space left" in err else Configuration if "mqi-remote: " in err else Unreachable
         who = f"{self.name} ({self.config.address or 'this machine'})"
         category = Configuration.category if any(word in err for word in REFUSED) else kind.category
-        return kind(f"{who}: {means}. It said: {last or '(nothing)'}. See: mqi-check").of(self.name, category)
+        return kind(f"{who}: {means}. It said: {last.rstrip('.') or '(nothing)'}. See: mqi-check").of(self.name, category)
 
     def reach(self, command: str, *options: str) -> Sequence[str]:
         """The argument list that runs a command line of ours (a path of ours in it, nothing else) on the host."""

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import JOB, Place, Pueued, host_text
+from conftest import JOB, REPO, Place, Pueued, host_text
 
 from mqi_scripts.world.host import FAR
 
@@ -175,6 +175,26 @@ def test_what_does_not_verify_is_not_published(tmp_path: Path) -> None:
     assert place("mqi-push").code == 0  # only what did not verify travels again
     published = next(place.root.glob(f"cases/{found['case']}/input-*/plan.txt"))
     assert published.read_text() == "plan of a\n"
+
+
+def test_a_comparison_that_cannot_be_made_is_no_agreement(tmp_path: Path) -> None:
+    """Where `comm` dies, nothing is published; and what was published before is not computed."""
+    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), JOB)
+    comm = shutil.which("comm", path="/usr/local/bin:/usr/bin:/bin")
+
+    def without_comm(program: str) -> subprocess.CompletedProcess[str]:
+        argv = ["unshare", "-m" if os.geteuid() == 0 else "-rm", "/bin/sh", "-ec", f'mount --bind /bin/false {comm}\nexec "$@"', "sh"]
+        env = {**os.environ, "PYTHONPATH": str(REPO)}
+        return subprocess.run([*argv, *place.argv(program)], env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    place.case("a")
+    place("mqi-scan")
+    assert without_comm("mqi-push").returncode == 69
+    assert not list(place.root.glob("cases/*/input-*"))
+    assert place("mqi-push").code == 0
+    without_comm("mqi-submit")
+    assert place.until("failed")["a"]["reason"] == "input-damaged"
+    assert place.executions() == []
 
 
 def test_a_label_that_is_in_the_queue_is_not_added_again(tmp_path: Path, pueued: Pueued) -> None:

@@ -23,8 +23,6 @@ from test_operator import fill, submitted
 from test_trouble import in_a_small_disk
 
 TABLE: list[tuple[str, str, str, str]] = []
-SCHEMA = json.loads((REPO / "schemas" / "config.schema.json").read_text())["properties"]
-LATER = pytest.mark.skipif("breaker" not in SCHEMA, reason="broken groups and silent jobs come with another branch")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -307,10 +305,9 @@ def test_a_key_of_the_configuration_is_misspelt(local_place: Place) -> None:
     assert "configuration: " not in [line for line in typed(local_place, command).out.splitlines() if line.startswith("FAIL")]
 
 
-# --- with the branch that knows broken groups and silent jobs
+# --- broken groups, silent jobs
 
 
-@LATER
 def test_a_gpu_is_broken(far_place: Place, pueued: Pueued) -> None:
     place = far_place
     place.config.write_text(place.config.read_text().replace('["gpu*"]', '["gpu0"]').replace(JOB, f'[ -e {place.folder}/mended ] || exit 3\n{JOB}'))
@@ -333,7 +330,6 @@ def test_a_gpu_is_broken(far_place: Place, pueued: Pueued) -> None:
         assert time.monotonic() < deadline
 
 
-@LATER
 def test_a_job_is_silent(far_place: Place) -> None:
     place = far_place
     place.config.write_text(place.config.read_text().replace(JOB, "echo begun; sleep 600").replace("[job]", '[job]\nsilent_limit = "1s"', 1))

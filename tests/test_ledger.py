@@ -332,20 +332,21 @@ def test_times_users_and_scripts_stand_in_every_line(local_place: Place) -> None
 
 
 @pytest.mark.parametrize("words", [("mqi-scan",), ("mqi-report",), ("mqi-ledger", "verify"), ("mqi-ledger", "repair", "--reason", "x")])
-def test_a_ledger_of_a_newer_version_is_refused_with_its_number_and_left_alone(words: tuple[str, ...], local_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", [2, "next"])
+def test_a_ledger_of_a_newer_version_is_refused_with_its_number_and_left_alone(version: object, words: tuple[str, ...], local_place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     local_place.case("one")
     local_place("mqi-scan")
     path = next(local_place.state.glob("ledger-*.jsonl"))
     head = codec.START
     for text in path.read_bytes().splitlines():
         head = codec.read_line(text, head)[1]
-    monkeypatch.setattr(codec, "VERSION", 2)
+    monkeypatch.setattr(codec, "VERSION", version)
     key = str(json.loads(local_place.ledger().splitlines()[-1])["case"])
     path.write_bytes(path.read_bytes() + codec.line(w.Gone(key, AT), head, BY)[0])
     before = {name: name.read_bytes() for name in local_place.state.glob("ledger-*")}
     ran = local_place(*words)
     assert ran.code == 78
-    assert "a newer mqi wrote this ledger: version 2, this one knows 1" in ran.err
+    assert f"a newer mqi wrote this ledger: version {version}, this one knows 1" in ran.err
     assert {name: name.read_bytes() for name in local_place.state.glob("ledger-*")} == before
 
 

@@ -88,7 +88,7 @@ def read_line(text: bytes, head: w.Head) -> tuple[dict[str, Any], w.Head]:
         record: dict[str, Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise w.Damaged(f"it is not JSON: {error}") from None
-    if record.get("v", 0) > VERSION:  # nobody may repair it away
+    if record.get("v", 0) not in range(VERSION + 1):  # nobody may repair it away
         raise w.Configuration(f"a newer mqi wrote this ledger: version {record['v']}, this one knows {VERSION}. Install that")
     if record.get("seq") != head.seq + 1 and not (record.get("type") == "lost" and record["seq"] == record["upto"] > head.seq):
         raise w.Damaged(f"it is number {record.get('seq')}, expected {head.seq + 1}: lines are missing or moved")

@@ -191,12 +191,34 @@ def test_a_ledger_that_got_shorter_stops_everybody(local_place: Place) -> None:
     path.write_bytes(before)
     ran = place("mqi-push")
     assert ran.code == 65
-    assert "its tail is cut, or it is an older copy" in ran.err
+    assert "its tail is cut or overwritten, or it is an older copy" in ran.err
     assert path.read_bytes() == before
     (place.state / "cache" / "fold").unlink()  # even without its memory: the host was shown a later line
     ran = place("mqi-push")
     assert (ran.code, path.read_bytes()) == (65, before)
     assert "a restored backup or a cloned gateway" in ran.err
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0" * 100, b"\0" * 300, b'{"v":1,"seq":'])
+def test_an_acknowledged_line_that_is_overwritten_is_no_torn_write(local_place: Place, tail: bytes) -> None:
+    place = local_place
+    place.case("a")
+    place("mqi-scan")
+    place("mqi-push")
+    path = next(place.state.glob("ledger-*.jsonl"))
+    damaged = path.read_bytes()[:-100] + tail
+    path.write_bytes(damaged)
+    for words in (("mqi-submit",), ("mqi-case", "explain", "a"), ("mqi-report",), ("mqi-check",)):
+        ran = place(*words)
+        assert (ran.code, "has no line 4 any more, which was seen there" in ran.out + ran.err) == (65, True)
+        assert path.read_bytes() == damaged
+    ran = place("mqi-ledger", "verify")
+    assert ran.code == 65
+    assert "line 4 is not here (the last one is 3), but its digest" in ran.err
+    assert "a write was cut off; mqi-ledger repair sets it aside" in ran.err
+    assert place("mqi-ledger", "repair", "--reason", "power loss").code == 0
+    assert damaged in [kept.read_bytes() for kept in place.state.glob("*.damaged-*")]
+    assert place.until("completed")["a"]["attempt"] == 1
 
 
 def test_a_ledger_file_that_is_gone_stops_everybody(local_place: Place) -> None:
@@ -206,7 +228,7 @@ def test_a_ledger_file_that_is_gone_stops_everybody(local_place: Place) -> None:
     for program in ("mqi-scan", "mqi-push", "mqi-report"):
         ran = local_place(program)
         assert ran.code == 65, ran
-        assert "its tail is cut, or it is an older copy" in ran.err
+        assert "its tail is cut or overwritten, or it is an older copy" in ran.err
     assert not list(local_place.state.glob("ledger-*.jsonl"))
 
 

@@ -120,8 +120,8 @@ def manifests(state: str, wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f"{path}: {error.strerror}, but the ledger names it: {again}"
 
 
-def torn(book: Ledger) -> Iterator[str]:
-    """A last line without its end, or a newest file that cannot be written to."""
+def torn(book: Ledger, who: str) -> Iterator[str]:
+    """A last line without its end, which `who` sets aside, or a newest file that cannot be written to."""
     for name in book.files()[-1:]:
         path = os.path.join(book.folder, name)
         if not os.path.exists(path):
@@ -130,7 +130,7 @@ def torn(book: Ledger) -> Iterator[str]:
             with lock.held(os.path.join(book.folder, "ledger.lock"), 30, shared=True):  # not one that is being written
                 ended = _is_ended(path)
             if not ended:
-                yield f"{path}: its last line has no newline: a write was cut off; the next script that records sets it aside"
+                yield f"{path}: its last line has no newline: a write was cut off; {who} sets it aside"
 
 
 def _is_ended(path: str) -> bool:
@@ -143,7 +143,8 @@ def _is_ended(path: str) -> bool:
 def examine(book: Ledger, heads: Iterable[w.Head] = ()) -> Story:
     """All that mqi-ledger verify checks, in the story's trouble."""
     story = read(book, heads)
-    story.trouble.extend([*torn(book), *manifests(book.folder, story.manifests)])
+    who = "mqi-ledger repair" if story.strange else "the next script that records"
+    story.trouble.extend([*torn(book, who), *manifests(book.folder, story.manifests)])
     accept = "Restore the newest backup, or accept the loss: mqi-ledger rebuild --reason ..."
     story.trouble.extend(f"{text}. {accept}" for text in story.strange.values())
     return story

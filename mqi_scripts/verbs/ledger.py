@@ -35,6 +35,8 @@ def verify(book: Ledger, heads: Sequence[str]) -> int:
     shown = files.read_note(os.path.join(book.folder, "health", "mqi-report.json")).get("head")
     if shown and shown[0]:
         seen.append(w.Head(*shown))
+    if (head := book.seen()).seq:
+        seen.append(head)
     story = care.examine(book, seen)
     for text in story.trouble:
         sys.stderr.write(f"mqi-ledger: {tables.printable(text)}\n")

@@ -74,6 +74,10 @@ class Ledger:
             self._load_closed()
         return {**(self._closed or {}), **state.open}, state.head
 
+    def seen(self) -> w.Head:
+        """The line that the cached fold came to: the ledger has it, unless it was damaged since."""
+        return self._load().head
+
     def files(self) -> list[str]:
         """Those of the years, oldest first, under their plain names."""
         names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
@@ -163,11 +167,12 @@ class Ledger:
         """The fold of what is there now. The caller holds the lock, shared or not."""
         state, files = self._state or self._load(), self.files()
         self._state = state
-        whole = self._is_compressed(state.file) or state.file in files and os.path.getsize(self._path(state.file)) >= state.size
-        if state.file and not whole:
+        end = f'"{state.head.digest}"}}\n'.encode()
+        if state.file and (state.file not in files or next(self.texts(state.file, state.size - len(end)), b"") != end):
             raise w.Damaged(
-                f"{self._path(state.file)} ends before line {state.head.seq}, which was seen there: its tail is cut, or it is an "
-                "older copy. See: mqi-ledger verify; if it is a restored backup: mqi-ledger rebuild --reason ..."
+                f"{self._path(state.file)} has no line {state.head.seq} any more, which was seen there: its tail is cut or "
+                "overwritten, or it is an older copy. See: mqi-ledger verify; "
+                "if it is a restored backup: mqi-ledger rebuild --reason ..."
             )
         for name in files[files.index(state.file) if state.file else 0 :]:
             for record, head, size in self._lines(name, state.size if name == state.file else 0, state.head):
@@ -203,18 +208,13 @@ class Ledger:
         return state
 
     def _load(self) -> State:
-        """The cached fold, if it still stands on the line that it ends with; else nothing folded yet."""
+        """The cached fold, else nothing folded yet."""
         self._closed, self._closed_in = {}, ""
         try:
             with open(self._path("cache", "fold"), "rb") as file:
                 kept = _checked(file.read())
             self._cache = open(self._path("cache", kept["closed"]), "rb")  # noqa: SIM115  # stays open: others put one in its place
-            path, head = self._path(kept["file"]), w.Head(*kept["head"])
-            end = f'"{head.digest}"}}\n'.encode()
-            with suppress(FileNotFoundError), open(path, "rb") as file:  # that it is gone is told by _catch_up
-                file.seek(kept["size"] - len(end))
-                if file.read(len(end)) != end and os.path.getsize(path) >= kept["size"]:
-                    raise ValueError("the cache belongs to another ledger")
+            head = w.Head(*kept["head"])
             state = State(**{name: kept[name] for name in State._fields} | {"head": head, "open": _cases(kept)})
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return nothing()

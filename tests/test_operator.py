@@ -512,11 +512,14 @@ def test_a_look_counts_whose_tasks_come_before_ours(tmp_path: Path, sshd: Sshd, 
     place.until("completed")
     fill(pueued)
     fill(pueued)
+    for group in ("gpu0", "gpu1"):
+        pueued.client("add", "-g", group, "--label", f"mqi1:{'0' * 20}:1", "--", "sleep 600")
     submitted(place, "ma")
     looks = sshd.sessions()
     text = place("mqi-case", "explain", "ma", "--look").out
     assert sshd.sessions() == looks + 1
-    assert re.search(r"1 tasks run and 1 wait before it in group gpu[01], 1 of these not ours; it starts in about \d", text), text
+    assert re.search(r"1 tasks run and 2 wait before it in group gpu[01], 2 of these not ours, 1 with our label that "
+                     r"this ledger does not know: mqi-check --host far; it starts in about \d", text), text
 
 
 def test_a_program_that_does_not_run_is_why_a_case_stands_still(local_place: Place) -> None:

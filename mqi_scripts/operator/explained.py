@@ -128,7 +128,7 @@ def world(
             yield "host", f"{seen}" if seen else f"{name} is not in the configuration"
             continue
         yield "host", f"{name} answers" + "".join(f"; {text}" for text in seen.notes)
-        yield from sentences.seen(case, seen, known)
+        yield from sentences.seen(case, seen, known, run.book.cases())
         if sentences.waits_for_slot(case, seen):
             yield "slot", compute.slot(case, holders.get(name, ()), run.book.cases())
 

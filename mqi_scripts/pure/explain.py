@@ -5,7 +5,7 @@ what the world says now.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
@@ -199,8 +199,8 @@ def is_still(case: w.Case, notes: Notes, now: str) -> bool:
 # --- what a look adds
 
 
-def seen(case: w.Case, look: w.Look, notes: Notes) -> Iterator[tuple[str, str]]:
-    """What the compute host shows of the case, as (thing, sentence)."""
+def seen(case: w.Case, look: w.Look, notes: Notes, keys: Container[str]) -> Iterator[tuple[str, str]]:
+    """What the compute host shows of the case, as (thing, sentence). keys: all that the ledger knows."""
     groups = ", ".join(f"{g.name} ({g.slots or 'unlimited'}{'' if g.running else ', paused'})" for g in look.groups)
     yield "queue", f"does not answer: {look.trouble}" if look.trouble else f"answers; groups and slots: {groups}"
     trace = look.traces.get(case.label) if case.attempt else None
@@ -209,7 +209,7 @@ def seen(case: w.Case, look: w.Look, notes: Notes) -> Iterator[tuple[str, str]]:
         if trace.tail:
             yield "log", "ends: " + printable(trace.tail.strip().rpartition("\n")[2])[:200]
     if case.status == w.SUBMITTED and look.tasks is not None:
-        yield "ahead", _ahead(case, look, notes)
+        yield "ahead", _ahead(case, look, notes, keys)
 
 
 def waits_for_slot(case: w.Case, look: w.Look) -> bool:
@@ -241,16 +241,20 @@ def _attempt(trace: w.Trace) -> str:
     return ", ".join(filter(None, [said, lives, result, ended]))
 
 
-def _ahead(case: w.Case, look: w.Look, notes: Notes) -> str:
+def _ahead(case: w.Case, look: w.Look, notes: Notes, keys: Container[str]) -> str:
     """Whose tasks come before it, and when it is expected to start, from the median run time of its group."""
     tasks = [task for task in look.tasks or () if task.group == case.group and task.state != "ended" and task.label != case.label]
-    running = sum(task.state == "running" for task in tasks)
+    running = [task for task in tasks if task.state == "running"]
     waiting = [task for task in tasks if task.state == "waiting" and _number(task.id) < _number(case.task)]
-    others = sum(not task.label.startswith("mqi1:") for task in waiting)
-    text = f"{running} tasks run and {len(waiting)} wait before it in group {case.group}, {others} of these not ours"
+    before = [*running, *waiting]
+    ours = [task.label.split(":")[1] for task in before if task.label.startswith("mqi1:")]
+    others, strange = len(before) - len(ours), sum(key not in keys for key in ours)
+    text = f"{len(running)} tasks run and {len(waiting)} wait before it in group {case.group}, {others} of these not ours"
+    if strange:
+        text += f", {strange} with our label that this ledger does not know: mqi-check --host {case.host}"
     slots = next((group.slots for group in look.groups if group.name == case.group), 0)
     usual = usual_of(case, notes)
-    behind = running + len(waiting) - slots + 1
+    behind = len(before) - slots + 1
     if slots and usual:
         return f"{text}; it starts in about {span(usual * max(behind, 0) / slots)} at most, by the median run time {span(usual)}"
     return text

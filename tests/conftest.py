@@ -121,7 +121,8 @@ def serving(more: str = "", sftp: str = "internal-sftp", front: Sequence[str] = 
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         f"PubkeyAuthentication yes\nPermitRootLogin yes\nLogLevel VERBOSE\nSubsystem sftp {sftp}\nMaxStartups 100\n"
         "X11Forwarding yes\nXAuthLocation /bin/true\nAcceptEnv LANG LC_* TAR_OPTIONS\n"  # so that only a key's own line refuses them
-        f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n{more}"  # the account there has a home of its own, too
+        f"PrintMotd no\nPrintLastLog no\nSetEnv HOME={folder}/home\n"  # the account there has a home of its own, too
+        f"KexAlgorithms curve25519-sha256\n{more}"  # the default, against quantum computers, takes 0.1 s of CPU a session
     )
     (folder / "home").mkdir()
     server = subprocess.Popen([*front, program, "-D", "-f", str(folder / "config"), "-E", str(log)])

@@ -142,10 +142,10 @@ def test_three_failed_cases_shut_a_group_and_another_goes_on_until_a_person_open
     rows = place.rows()
     assert {name: row["status"] for name, row in rows.items()} == {"s0a": "failed", "s0b": "failed", "s0c": "failed", "s0d": "pushed", "s1e": "completed"}
     assert '"status":"Running"' in pueued.client("status", "--json").replace(" ", "")  # the queue's own group goes on
-    text = r'3 cases in a row failed in group gpu0 of far \([0-9a-f]{12}, [0-9a-f]{12}, [0-9a-f]{12}\), so it gets no more: see to it'
+    text = r'3 cases in a row failed in group gpu0 of far \([0-9a-f]{12}, [0-9a-f]{12}, [0-9a-f]{12}\), so it gets no more: see why, `mqi-case show [0-9a-f]{12}`; once mended'
     assert re.match(text, rows["s0d"]["reason"]), rows["s0d"]
     said = place("mqi-case", "explain", "s0d").out
-    assert 'helps    mqi-case release --group gpu0 --host far --reason "..."' in said
+    assert re.search("helps    mqi-case show [0-9a-f]{12}\n", said)
     assert "needs a person" in said
     assert re.search(text, place("mqi-case", "explain", "s0d", "--look").out)
     report = place("mqi-report")
@@ -154,7 +154,7 @@ def test_three_failed_cases_shut_a_group_and_another_goes_on_until_a_person_open
     body = json.loads(place("mqi-report", "--json").out)
     assert {group["group"]: group["broken"] for group in body["groups"] if group["group"].startswith("gpu")} == {"gpu0": True, "gpu1": False}
     assert any(one["person"] and re.match(text, one["text"]) for one in body["silences"])
-    assert re.search(f"warn  group gpu0 of far: {text.partition(':')[0]}\n      fix: see to it, then `mqi-case release", place("mqi-check", "--fast").out)
+    assert re.search(f"warn  far: group gpu0: {text.partition(':')[0]}\n      fix: see why, `mqi-case show [0-9a-f]{{12}}`; once mended, `mqi-case release", place("mqi-check", "--fast").out)
     # what a person may say wrong
     before = place.ledger()
     for words, wrong in (

@@ -123,7 +123,7 @@ def test_a_sound_site_is_ok_line_by_line_in_one_session(far: Place, sshd: Sshd) 
 
 
 def test_a_site_that_works_is_ok_while_it_computes(far: Place) -> None:
-    changed(far, 'cp "$MQI_INPUT', 'sleep 3; cp "$MQI_INPUT')
+    changed(far, 'cp "$MQI_INPUT', f'while [ ! -e {far.folder}/go ]; do sleep 0.1; done; cp "$MQI_INPUT')
     changed(far, 'quiet = "15m"', 'quiet = "0s"')
     for name in "abc":
         far.case(name)
@@ -482,11 +482,13 @@ def another_sshd(sshd: Sshd, shell: str) -> Iterator[int]:
         server.wait(10)
 
 
-def test_a_login_shell_that_prints_is_a_warning_with_what_it_prints(far: Place, sshd: Sshd) -> None:
+@pytest.mark.parametrize(("transfer", "level", "more"), [("scp", "FAIL", ", and scp breaks on it"), ("tar", "warn", "")])
+def test_a_login_shell_that_prints_is_told_with_what_it_prints(transfer: str, level: str, more: str, far: Place, sshd: Sshd) -> None:
     with another_sshd(sshd, "echo 'Welcome to gpu1!'; printf '\\033[1mnews'; echo") as port:
         changed(far, f"port = {sshd.port}", f"port = {port}")
-        one = the_one(far, "far: login shell", "warn")
-    assert one.found == "it prints 26 bytes before our program runs: 'Welcome to gpu1! \\\\x1b[1mnews'"
+        changed(far, 'transfer = "scp"', f'transfer = "{transfer}"')
+        one = the_one(far, "far: login shell", level)
+    assert one.found == f"it prints 26 bytes before our program runs: 'Welcome to gpu1! \\\\x1b[1mnews'{more}"
     assert "~/.bashrc" in one.fix
 
 
@@ -704,7 +706,7 @@ def test_groups_that_take_no_task_are_a_failure(far: Place, pueued: Pueued) -> N
     assert (one.found, one.fix) == ("every group of far is paused (gpu0, gpu1)", "on far, `pueue start -g gpu0 && pueue start -g gpu1`")
     changed(far, 'groups = ["gpu*"]', 'groups = ["tpu*"]')
     one = the_one(far, "far: groups", "FAIL")
-    assert (one.found, one.fix) == ("no group of far matches tpu* (there: default, gpu0, gpu1)", "there, `pueue group add tpu0`")
+    assert (one.found, one.fix) == ("no group of far matches tpu* (there: default, gpu0, gpu1)", "on far, `pueue group add tpu0`")
 
 
 def test_a_group_without_a_limit_is_a_warning_whose_fix_works(far: Place, pueued: Pueued) -> None:

@@ -320,10 +320,13 @@ def test_a_gpu_is_broken(far_place: Place, pueued: Pueued) -> None:
     place.tick()
     first = explained(place, "md")
     assert "gpu0" in first["why"]
-    assert "mqi-case release --group gpu0" in first["helps"], first
+    assert first["helps"].startswith("mqi-case show "), first
+    assert "the job ended with exit 3" in typed(place, first["helps"]).out
+    command = in_backticks(first["why"], 1)
+    assert command.startswith("mqi-case release --group gpu0"), first
     (place.folder / "mended").touch()
-    assert typed(place, first["helps"]).code == 0
-    row("broken GPU group", first["why"], first["helps"], "resolved: the group gets cases again")
+    assert typed(place, command).code == 0
+    row("broken GPU group", first["why"], f"{first['helps']}; {command}", "shows the next step: how the last one failed; resolved: the group gets cases again")
     deadline = time.monotonic() + 120
     while place.rows()["md"]["status"] != "completed":
         place.tick()

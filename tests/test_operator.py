@@ -518,8 +518,8 @@ def test_a_look_counts_whose_tasks_come_before_ours(tmp_path: Path, sshd: Sshd, 
     looks = sshd.sessions()
     text = place("mqi-case", "explain", "ma", "--look").out
     assert sshd.sessions() == looks + 1
-    assert re.search(r"1 tasks run and 2 wait before it in group gpu[01], 2 of these not ours, 1 with our label that "
-                     r"this ledger does not know: mqi-check --host far; it starts in about \d", text), text
+    assert re.search(r"1 tasks run and 2 wait before it in group gpu[01]: 2 of others, 1 with our label that it does not "
+                     r"know; it starts in about \d", text), text
 
 
 def test_a_program_that_does_not_run_is_why_a_case_stands_still(local_place: Place) -> None:
@@ -572,7 +572,7 @@ def test_the_sentences_say_why_what_follows_and_what_helps(case: w.Case, why: st
     assert plain.helps.startswith(helps) if helps.startswith("mqi") else helps in plain.helps
     assert bool(plain.helps) == bool(helps)
     assert plain.person is person
-    assert explain.row(case, NOTES)["next"] in plain.next
+    assert explain.row(case, NOTES, LATER)["next"] in plain.next
 
 
 def test_every_wish_is_either_a_legal_event_or_a_sentence_with_a_command() -> None:

@@ -124,7 +124,7 @@ def back(hours: float) -> dict[str, str]:
             notes(poll={"success": "", "trouble": "gpu1:/data/mqi has no `ledger` file"}),
             [
                 ("mqi-poll: its last run, 60 s ago, met trouble: gpu1:/data/mqi has no `ledger` file", False),
-                ("gpu1 is silent, or its queue, and has never answered", True),
+                ("gpu1 is silent, or its queue, and has never answered mqi-poll", True),
             ],
         ),
     ],

@@ -144,8 +144,9 @@ def examine(book: Ledger, heads: Iterable[w.Head] = ()) -> Story:
     """All that mqi-ledger verify checks, in the story's trouble."""
     story = read(book, heads)
     who = "mqi-ledger repair" if story.strange else "the next script that records"
-    story.trouble.extend([*torn(book, who), *manifests(book.folder, story.manifests)])
-    accept = "Restore the newest backup, or accept the loss: mqi-ledger rebuild --reason ..."
+    story.trouble.extend([*(cut := [*torn(book, who)]), *manifests(book.folder, story.manifests)])
+    restore = "Restore the newest backup, or accept the loss: mqi-ledger rebuild --reason ..."
+    accept = "See: mqi-ledger repair --dry-run" if cut else restore
     story.trouble.extend(f"{text}. {accept}" for text in story.strange.values())
     return story
 

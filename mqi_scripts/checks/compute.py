@@ -30,14 +30,14 @@ def _beside(host: HostConfig, program: str) -> str:
     return host.pueue["command"] if program == "pueue" else f"{folder}{slash}{program}"
 
 
-def login(before: bytes, took: float, inside: float, by_hand: str) -> Iterator[Probe]:
+def login(before: bytes, took: float, inside: float, by_hand: str, scp: bool) -> Iterator[Probe]:
     """before: what came before our program's first word. took, inside: seconds of the session, and of our program in it.
-    by_hand: the command that shows what comes."""
+    by_hand: the command that shows what comes. scp: files travel by it."""
     if before:
         start = readers.show(before[:80].decode("utf-8", "replace")).replace("\n", " ").strip()
-        yield warn("login shell", f"it prints {len(before)} bytes before our program runs: {start!r}",
-                   "let ~/.bashrc and its like print only on a terminal (`[ -t 1 ]`): scp breaks on it; by hand, until it prints "
-                   f"nothing: {by_hand}")  # fmt: skip
+        fix = f"let ~/.bashrc and its like print only on a terminal (`[ -t 1 ]`); by hand, until it prints nothing: {by_hand}"
+        found = f"it prints {len(before)} bytes before our program runs: {start!r}"
+        yield fail("login shell", f"{found}, and scp breaks on it", fix, w.Unreachable) if scp else warn("login shell", found, fix)
     else:
         yield ok("login shell", "it prints nothing")
     slow = took - inside

@@ -6,7 +6,7 @@ import platform
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -188,12 +188,11 @@ def waiting(of: config.Site, now: State) -> Iterator[Probe]:
     yield from gateway.waiting(now.open.values(), why, datetime.now(UTC))
 
 
-def broken(of: config.Site, now: State) -> Iterator[Probe]:
-    """Groups that get no more of ours, because too many cases failed there in a row."""
-    for host in of.hosts:
-        for group, text in place.broken(now.failed, host.name, of.breaker.jobs).items():
-            found, _, fix = text.partition(": ")
-            yield warn(f"group {group} of {host.name}", found, fix)
+def broken(failed: Mapping[str, Sequence[str]], host: str, jobs: int) -> Iterator[Probe]:
+    """Groups of the host that get no more of ours, because too many cases failed there in a row."""
+    for group, text in place.broken(failed, host, jobs).items():
+        found, _, fix = text.partition(": ")
+        yield warn(f"group {group}", found, fix)
 
 
 def units() -> dict[str, tuple[str, str]]:

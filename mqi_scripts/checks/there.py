@@ -68,7 +68,7 @@ def session(far: Host, cases: Callable[[], Mapping[str, w.Case] | None]) -> Iter
     times = [float(one) for line in said.named("clock") for one in line if re.fullmatch(r"[0-9.]+", one)]
     if len(times) == 2:  # noqa: PLR2004  # its begin and its end
         if far.config.transport == "ssh":
-            yield from compute.login(said.before, took, times[1] - times[0], shlex.join(far.reach("true")))
+            yield from compute.login(said.before, took, times[1] - times[0], shlex.join(far.reach("true")), far.scp)
         yield compute.clock(times[1] - now)
     yield root(far, said, known is not None)
     yield compute.programs([line[0] for line in said.named("lacks")], [line[0] for line in said.named("tool")])

@@ -34,7 +34,8 @@ def explain(run: cli.Run) -> None:
         known = known._replace(waits={**known.waits, **waits(run, cases, looks, known)})
     failed = story.told(run, {case.key for case in cases if case.status == w.FAILED}) if run.args.case else {}
     for case in cases:
-        plain = sentences.over(case, looks.get(case.host), sentences.explain(case, known, now))
+        late = sentences.late_step("mqi-poll", known, now)
+        plain = sentences.over(case, looks.get(case.host), sentences.explain(case, known, now), late)
         for host in run.site.hosts:
             plain = plain._replace(helps=compute.typed(host, plain.helps)) if host.name == case.host else plain
         seen = [*last_words(failed.get(case.key, ())), *(world(run, case, looks, known, holders) if run.args.look else ())]
@@ -68,10 +69,12 @@ def last_words(told: Sequence[tuple[dict[str, Any], w.Case]]) -> Iterator[tuple[
 
 
 def look(run: cli.Run, cases: list[w.Case]) -> dict[str, w.Look | w.Failure]:
-    """One session a host, whatever the number of cases: what it shows, or why it does not."""
+    """One session a host, whatever the number of cases: what it shows, or why it does not. None where we never were."""
     looks = dict[str, w.Look | w.Failure]()
     for host in hosts(run.site, run.book):
         mine = [(case.key, case.attempt) for case in cases if case.host == host.name and case.attempt]
+        if not host.used and not any(case.host == host.name for case in cases):
+            continue
         try:
             looks[host.name] = host.look(mine)
         except w.Failure as error:
@@ -81,14 +84,14 @@ def look(run: cli.Run, cases: list[w.Case]) -> dict[str, w.Look | w.Failure]:
 
 def waits(
     run: cli.Run, cases: list[w.Case], looks: dict[str, w.Look | w.Failure], known: sentences.Notes
-) -> dict[str, tuple[str, str, str]]:
+) -> dict[str, tuple[str, ...]]:
     """Why each waits, by what its host says now; this takes the place of what the last runs noted."""
-    groups, found = {host.name: host.groups for host in run.site.hosts}, {}
+    groups, found = {host.name: host.groups for host in run.site.hosts}, dict[str, tuple[str, ...]]()
     failed, jobs, limits = run.book.state().failed, run.site.breaker.jobs, run.site.job.groups
     for case in cases:
         seen = looks.get(case.host)
         if isinstance(seen, w.Failure):
-            found[case.key] = (case.status, str(seen), seen.category)
+            found[case.key] = (case.status, str(seen), seen.category, *known.waits.get(case.key, ())[3:])
         elif seen and case.status == w.PUSHED:
             why = f"the queue of {case.host} does not answer: {seen.trouble}" if seen.trouble else ""
             bad, may = place.broken(failed, case.host, jobs), place.allowed(case.path, limits)
@@ -96,7 +99,8 @@ def waits(
             if why or sentences.command_in(sentences.reason(case, known)[0]):  # what was noted to be mended is
                 found[case.key] = (case.status, why, _category(seen))
         elif seen and case.status == w.SUBMITTED:
-            found[case.key] = (case.status, place.why_waiting(case, seen, case.host), _category(seen))
+            why = place.why_waiting(case, seen, case.host) or sentences.why_behind(case, seen, run.book.cases())
+            found[case.key] = (case.status, why, _category(seen))
         elif case.host and seen is None and case.status not in w.CLOSED:
             found[case.key] = (case.status, f"hosts.{case.host} left the configuration: put it back", w.Configuration.category)
     return found

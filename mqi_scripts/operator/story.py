@@ -9,8 +9,8 @@ from typing import Any
 
 from mqi_scripts import words as w
 from mqi_scripts.frame import cli
-from mqi_scripts.operator import asked
-from mqi_scripts.pure import codec, tables
+from mqi_scripts.operator import asked, health, notes
+from mqi_scripts.pure import codec, explain, tables
 from mqi_scripts.pure.evolve import evolve
 from mqi_scripts.world import config
 
@@ -20,12 +20,15 @@ LINE = 160  # characters of an event in the story
 def show(run: cli.Run) -> None:
     """Each case on one screen: where it stands and why, where its files are, what happened when, and who did it."""
     cases = asked(run)
-    stories = told(run, {case.key for case in cases})
+    stories, known = told(run, {case.key for case in cases}), notes(health(run.site), run.book.state().runs)
     for case in cases:
         if run.args.jsonl:
             sys.stdout.writelines(json.dumps(record) + "\n" for record, _ in stories[case.key])
             continue
-        sys.stdout.write("\n".join([*heading(run.site, case), *story(stories[case.key])]) + "\n")
+        first, *rest = heading(run.site, case)
+        why = explain.explain(case, known, run.now()).why if case.status not in (*w.PERSON, *w.CLOSED) else ""
+        lines = [first, *([f"  why       {tables.printable(why)}"] if why else []), *rest, *story(stories[case.key])]
+        sys.stdout.write("\n".join(lines) + "\n")
 
 
 def told(run: cli.Run, keys: set[str]) -> dict[str, list[tuple[dict[str, Any], w.Case]]]:

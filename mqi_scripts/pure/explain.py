@@ -5,7 +5,7 @@ what the world says now.
 """
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
@@ -65,11 +65,22 @@ def explain(case: w.Case, notes: Notes, now: str) -> Plain:
     if category == w.Unreachable.category and not command:
         command = f"mqi-check --host {case.host}"
     late = late_step(step, notes, now)
-    person = needs_person(case) or category == "config" or "`" in why
+    person = needs_person(case) or _mended(why, category)
     if late and not person:
         return Plain(f"{text}; {late}", next_of(case), helps or command or "mqi-check --fast", True)
-    when = left_alone(case, notes, now) or _when(case, step, notes, now)
-    return Plain(text, next_of(case) + when, helps or command, person)
+    when = "" if left_alone(case, notes, now) else _when(case, step, notes, now)
+    return Plain(text, _follows(case, notes, now) + when, helps or command, person)
+
+
+def _mended(why: str, category: str) -> bool:
+    """Whether it goes on only when a person has done something outside."""
+    return category == "config" or "`" in why
+
+
+def _follows(case: w.Case, notes: Notes, now: str) -> str:
+    """What happens next, after what, and when its host is tried again."""
+    first = "" if needs_person(case) or not _mended(*reason(case, notes)) else "once that is mended, "
+    return first + next_of(case) + left_alone(case, notes, now)
 
 
 def reason(case: w.Case, notes: Notes) -> tuple[str, str]:
@@ -83,15 +94,15 @@ def reason(case: w.Case, notes: Notes) -> tuple[str, str]:
     return (LOST.format(c=case), category) if case.status == w.RUNNING and case.missing else (why, category)
 
 
-def left_alone(case: w.Case, notes: Notes, now: str = "") -> str:
-    """When its host is tried again, where timers leave it alone; "" where they do not. now: to say how long that is."""
+def left_alone(case: w.Case, notes: Notes, now: str) -> str:
+    """When its host is tried again, where timers leave it alone; "" where they do not."""
     status, _, _, until = [*notes.waits.get(case.key, ()), "", "", "", ""][:4]
     if not until or status != case.status:
         return ""
     if until == CHANGE:
-        return f", not before {CHANGE}, or mqi-tick is run by hand"
-    left = seconds(now, until) if now else 0.0
-    return f", at the next try, {until[:19]}Z" + (f" (in {span(left)})" if left > 0 else "")
+        return f"; run mqi-tick then: the timers wait until {CHANGE}"
+    left = seconds(now, until)
+    return f", at the next try, {until[:19]}Z (in {span(left)})" if left > 0 else ", at the next try, which is due"
 
 
 def needs_person(case: w.Case) -> bool:
@@ -125,9 +136,9 @@ def next_of(case: w.Case) -> str:
         return "put its folder back into the inbox, the next mqi-scan reads it" if case.gone else AGAIN.text
     if case.status == w.FAILED:
         log = f"cases/{case.key}/attempt-{case.attempt}/job.log below the root on {case.host}"
-        raised = ", unless job.time_limit is raised" if case.reason == LIMIT else ""
-        again = "can help" if case.retry else f"would fail again{raised}"
-        return f"a person reads {log}; the same once more {again}"
+        if case.reason == LIMIT and not case.retry:
+            return f"a person reads {log}; if it only needs longer, raise job.time_limit first: the same once more would fail again"
+        return f"a person reads {log}; the same once more {'can help' if case.retry else 'would fail again'}"
     if case.status == w.COMPLETED and case.stale:
         return "a person decides whether its new data are computed"
     return "mqi-submit or mqi-poll sees it" if case.intent else NEXT.get(case.status, "")
@@ -200,7 +211,7 @@ def is_still(case: w.Case, notes: Notes, now: str) -> bool:
 
 
 def seen(case: w.Case, look: w.Look, notes: Notes, keys: Container[str]) -> Iterator[tuple[str, str]]:
-    """What the compute host shows of the case, as (thing, sentence). keys: all that the ledger knows."""
+    """What the compute host shows of the case, as (thing, sentence). keys: of all cases that the ledger knows."""
     groups = ", ".join(f"{g.name} ({g.slots or 'unlimited'}{'' if g.running else ', paused'})" for g in look.groups)
     yield "queue", f"does not answer: {look.trouble}" if look.trouble else f"answers; groups and slots: {groups}"
     trace = look.traces.get(case.label) if case.attempt else None
@@ -218,20 +229,20 @@ def waits_for_slot(case: w.Case, look: w.Look) -> bool:
     return bool(trace and trace.claim == "none" and trace.held)
 
 
-def over(case: w.Case, look: w.Look | w.Failure | None, plain: Plain) -> Plain:
-    """The same, where a look shows that the job has ended since the record was made."""
+def over(case: w.Case, look: w.Look | w.Failure | None, plain: Plain, late: str) -> Plain:
+    """The same, where a look shows that the job has ended since the record was made. late: that mqi-poll does not run."""
     trace = look.traces.get(case.label) if isinstance(look, w.Look) and case.open else None
     if not trace or trace.held or trace.alive or not (trace.result or trace.ending):
         return plain
     how = trace.ending or f"exit {trace.result.get('exit') or trace.result.get('fault') or '?'}"
-    why, follows = f"its job is over on {case.host} ({how})", "the next mqi-poll records it"
-    return plain._replace(why=why, next=follows, helps=f"mqi-poll {case.id}")
+    why = f"its job is over on {case.host} ({how}), and mqi-poll has not recorded it" + (late and f"; {late}")
+    return plain._replace(why=why, next="the next mqi-poll records it", helps="mqi-check --fast" if late else f"mqi-poll {case.id}")
 
 
 def _attempt(trace: w.Trace) -> str:
     if not trace.folder:
         return "its folder is not there"
-    claims = {"none": "has not begun", "begun": "has begun", "revoked": "is revoked, it can never start"}
+    claims = {"none": "has not begun", "begun": "has begun", "revoked": "is revoked: it can never start, a new one follows"}
     said = claims.get(trace.claim, "has a claim that is none of ours")
     lives = "it lives" if trace.held or trace.alive else "nothing of it lives" if trace.claim == "begun" else ""
     if trace.claim == "none" and trace.held:
@@ -241,20 +252,35 @@ def _attempt(trace: w.Trace) -> str:
     return ", ".join(filter(None, [said, lives, result, ended]))
 
 
+def before(case: w.Case, look: w.Look) -> list[w.Task]:
+    """The live tasks of its group that were there first."""
+    rest = [task for task in look.tasks or () if task.group == case.group and task.label != case.label]
+    return [t for t in rest if t.state == "running" or (t.state == "waiting" and _number(t.id) < _number(case.task))]
+
+
+def unknown(tasks: Iterable[w.Task], keys: Container[str]) -> list[w.Task]:
+    """Those with our label that are of no case of this ledger."""
+    return [task for task in tasks if task.label.startswith("mqi1:") and task.label.split(":")[1] not in keys]
+
+
+def why_behind(case: w.Case, look: w.Look, keys: Container[str]) -> str:
+    """That tasks which nobody here knows come before it; "" if none do."""
+    strange = ", ".join(task.id for task in unknown(before(case, look), keys))
+    said = f"it waits in group {case.group} of {case.host} behind tasks with our label that this ledger does not know ({strange})"
+    return strange and f"{said}: whose are they? `mqi-check --host {case.host}`"
+
+
 def _ahead(case: w.Case, look: w.Look, notes: Notes, keys: Container[str]) -> str:
     """Whose tasks come before it, and when it is expected to start, from the median run time of its group."""
-    tasks = [task for task in look.tasks or () if task.group == case.group and task.state != "ended" and task.label != case.label]
-    running = [task for task in tasks if task.state == "running"]
-    waiting = [task for task in tasks if task.state == "waiting" and _number(task.id) < _number(case.task)]
-    before = [*running, *waiting]
-    ours = [task.label.split(":")[1] for task in before if task.label.startswith("mqi1:")]
-    others, strange = len(before) - len(ours), sum(key not in keys for key in ours)
-    text = f"{len(running)} tasks run and {len(waiting)} wait before it in group {case.group}, {others} of these not ours"
-    if strange:
-        text += f", {strange} with our label that this ledger does not know: mqi-check --host {case.host}"
+    tasks = before(case, look)
+    running, strange = sum(task.state == "running" for task in tasks), len(unknown(tasks, keys))
+    others = sum(not task.label.startswith("mqi1:") for task in tasks)
+    whose = {"of this ledger": len(tasks) - others - strange, "of others": others, "with our label that it does not know": strange}
+    parts = ", ".join(f"{count} {what}" for what, count in whose.items() if count)
+    text = f"{running} tasks run and {len(tasks) - running} wait before it in group {case.group}" + (parts and f": {parts}")
     slots = next((group.slots for group in look.groups if group.name == case.group), 0)
     usual = usual_of(case, notes)
-    behind = len(before) - slots + 1
+    behind = len(tasks) - slots + 1
     if slots and usual:
         return f"{text}; it starts in about {span(usual * max(behind, 0) / slots)} at most, by the median run time {span(usual)}"
     return text
@@ -285,13 +311,13 @@ COLUMNS = ("case_id", "case_path", "status", "progress", "pueue_group", "pueue_t
            "attempt", "reason", "category", "next", "priority", "host", "completed_at", "stale")  # fmt: skip
 
 
-def row(case: w.Case, notes: Notes) -> dict[str, Any]:
+def row(case: w.Case, notes: Notes, now: str) -> dict[str, Any]:
     """A case under COLUMNS."""
     why, category = reason(case, notes)
     percent = notes.progress.get(case.key, [""])[0] if case.status == w.RUNNING else ""
     cells = (
         case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
-        case.submitted, case.since, case.attempt, why, category, next_of(case) + left_alone(case, notes), case.priority, case.host,
+        case.submitted, case.since, case.attempt, why, category, _follows(case, notes, now), case.priority, case.host,
         case.completed, case.stale or False,
     )  # fmt: skip
     return dict(zip(COLUMNS, cells, strict=True))

@@ -35,7 +35,8 @@ def broken(failed: Mapping[str, Sequence[str]], host: str, jobs: int) -> dict[st
     row, by host/group. jobs: so many are too many."""
     rows = {name.removeprefix(f"{host}/"): keys for name, keys in failed.items() if name.startswith(f"{host}/")}
     return {group: f"{len(keys)} cases in a row failed in group {group} of {host} ({', '.join(key[: w.ID] for key in keys[-3:])}), "
-            f"so it gets no more: see to it, then `mqi-case release --group {group} --host {host} --reason \"...\"`"
+            f"so it gets no more: see why, `mqi-case show {keys[-1][: w.ID]}`; "
+            f"once mended, `mqi-case release --group {group} --host {host} --reason \"...\"`"
             for group, keys in rows.items() if len(keys) >= jobs > 0}  # fmt: skip
 
 
@@ -48,7 +49,7 @@ def why_none(
     if not ours:
         known = ", ".join(group.name for group in groups) or "none"
         what = " ".join(patterns) + (f" and job.groups ({' '.join(may)})" if usable(groups, patterns) else "")
-        return f"no group of {host} matches {what} (there: {known}): there, `pueue group add {patterns[0].replace('*', '0')}`"
+        return f"no group of {host} matches {what} (there: {known}): on {host}, `pueue group add {patterns[0].replace('*', '0')}`"
     if not (able := [group.name for group in ours if group.running]):
         names, start = (mark.join(say + group.name for group in ours) for mark, say in ((", ", ""), (" && ", "pueue start -g ")))
         return f"every group of {host} is paused ({names}): on {host}, `{start}`"

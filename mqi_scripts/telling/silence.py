@@ -48,14 +48,14 @@ def _hosts(notes: Notes, hosts: Iterable[str], now: datetime) -> Iterator[Silenc
     """A host whose name a script's trouble begins with, since the last time that such a script had none."""
     for host in hosts:
         named = re.compile(rf"(?:^|; )(?:the queue of )?{re.escape(host)}(?: \(| does not answer|:/(?!\S*: no room))")
-        mute = [str(note.get("success", "")) for note in notes.values() if named.search(str(note.get("trouble", "")))]
-        since = max(mute, default="")
+        mute = {name: str(note.get("success", "")) for name, note in notes.items() if named.search(str(note.get("trouble", "")))}
+        since = max(mute.values(), default="")
         if since:
             at = datetime.fromisoformat(since).astimezone(now.tzinfo)
             late = (now - at).total_seconds()
             yield Silence(f"{host} is silent, or its queue, since {at:%Y-%m-%d %H:%M}, {span(late)}", late > ALARM)
         elif mute:
-            yield Silence(f"{host} is silent, or its queue, and has never answered", True)
+            yield Silence(f"{host} is silent, or its queue, and has never answered {', '.join(mute)}", True)
 
 
 def _cases(found: Sequence[datetime], now: datetime) -> Iterator[Silence]:

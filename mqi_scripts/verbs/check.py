@@ -67,9 +67,9 @@ def probes(args: argparse.Namespace) -> Iterator[Probe]:
     yield probe
     if now and not args.host:
         yield from here.waiting(site, now)
-        yield from here.broken(site, now)
     for host in wanted:
         yield from on(host.name, here.left_alone(site, host.name))
+        yield from on(host.name, here.broken(now.failed if now else {}, host.name, site.breaker.jobs))
         yield from on(host.name, there.keys(host))
         if not args.fast:
             far = far_side(host, site, book, now)

@@ -50,7 +50,7 @@ def report(args: argparse.Namespace) -> int:
     needs = {case.key for case in cases.values() if calls(case, known, now) or (args.needs_me and case.stale)}
     every = sorted(cases.values(), key=lambda case: (case.found, case.path))
     shown = [case for case in every if is_shown(case, args) and (not args.needs_me or case.key in needs)]
-    rows = [redact.row(explain.row(case, known), case) if hidden else explain.row(case, known) for case in shown]
+    rows = [redact.row(explain.row(case, known, now), case) if hidden else explain.row(case, known, now) for case in shown]
     told = {name: redact.note(note) if hidden else note for name, note in kept.items()}
     steps = [{"step": name} | {word: told[name].get(word, "") for word in ("run", "success", "trouble")} for name in SCRIPTS]
     found = [datetime.fromisoformat(case.found).astimezone() for case in cases.values()]
@@ -82,7 +82,7 @@ def report(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{site.name}: {len(rows)} cases, ledger at line {head.seq}, digest {head.digest[:16]}\n")
         arriving = [] if args.needs_me else kept["mqi-scan"].get("arriving", [])
         below = [*(one.text for one in silent), *(room.told(one, now) for one in rooms)]
-        nothing = "no case needs a person" if args.needs_me else "no cases"
+        nothing = f"no case needs a person{', but' if silent else ''}" if args.needs_me else "no cases"
         sys.stdout.write(people(rows, below, ["a folder"] * len(arriving) if hidden else arriving, nothing))
     if damaged:
         sys.stderr.write(f"mqi-report: LEDGER CORRUPT after line {head.seq}; what could be read is shown. {damaged}\n")

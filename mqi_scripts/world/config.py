@@ -84,12 +84,12 @@ def _checked(path: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
     try:
         raw = json.loads(json.dumps(tomllib.loads(text), default=lambda date: date.isoformat()[:10]))
     except (tomllib.TOMLDecodeError, ValueError) as error:
-        raise Configuration(f"{path}: not TOML: {error}: correct it, then mqi-check --config {path}") from None
+        raise Configuration(f"{path}: not TOML: {error}: correct it, then: mqi-check --config {path}") from None
     check = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
     errors = sorted(check.iter_errors(raw), key=lambda error: str(list(error.absolute_path)))
     faults = [fault for error in errors for fault in _faults(error)]
     if faults:
-        raise Configuration("\n  ".join([f"{path}:", *faults, f"correct it, then: mqi-check --config {path}"]))
+        raise Configuration("\n  ".join([f"{path}:", *faults, f"nothing runs until it is right; then: mqi-check --config {path}"]))
     rules = schema["properties"]
     tables = {name: _filled(raw.get(name, {}), rules[name]) for name in ("site", *TABLES)}
     one = rules["hosts"]["additionalProperties"]

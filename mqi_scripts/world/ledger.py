@@ -170,9 +170,9 @@ class Ledger:
         end = f'"{state.head.digest}"}}\n'.encode()
         if state.file and (state.file not in files or next(self.texts(state.file, state.size - len(end)), b"") != end):
             raise w.Damaged(
-                f"{self._path(state.file)} has no line {state.head.seq} any more, which was seen there: its tail is cut or "
-                "overwritten, or it is an older copy. See: mqi-ledger verify; "
-                "if it is a restored backup: mqi-ledger rebuild --reason ..."
+                f"{self._path(state.file)} does not have line {state.head.seq} any more: its tail is cut or overwritten, "
+                "or it is an older copy. Nothing is written until it is mended. See: mqi-ledger verify; if it is a restored "
+                "backup: mqi-ledger rebuild --reason ..."
             )
         for name in files[files.index(state.file) if state.file else 0 :]:
             for record, head, size in self._lines(name, state.size if name == state.file else 0, state.head):

@@ -5,10 +5,12 @@ A Bench is one place where scenes are played: always the same folder, so that pa
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,8 +46,34 @@ class Played(NamedTuple):
     broken: list[str]
 
 
+class Ready(Place):
+    """A site whose programs have started before they are asked for: ready.py."""
+
+    server: subprocess.Popen[str] | None = None
+
+    def __call__(self, program: str, *words: str, stdin: str = "") -> Ran:
+        env = {**os.environ, "PYTHONPATH": str(REPO), **self.env}
+        self.server = server = self.server or subprocess.Popen([sys.executable, str(Path(__file__).with_name("ready.py"))], env=env, text=True,
+                                                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        assert server.stdin
+        assert server.stdout
+        files = [self.folder.parent / name for name in ("ready.out", "ready.err")]
+        server.stdin.write(json.dumps([program, ["--config", str(self.config), *words], *map(str, files)]) + "\n")
+        server.stdin.flush()
+        code = int(server.stdout.readline())
+        assert code != -signal.SIGALRM, f"{program} did not end"
+        return Ran(code, *(file.read_text() for file in files))
+
+    def stop(self) -> None:
+        if self.server:
+            self.server.communicate(timeout=60)
+            self.server = None
+
+
 class Bench:
     """A folder in which scenes are made, kept, and played again and again. far: over ssh and pueue, else on this machine."""
+
+    line = laws.LINE  # the line once, as the timers run it
 
     def __init__(self, folder: Path, sshd: Sshd | None = None, queue: Pueued | None = None) -> None:
         self.folder, self.queue = folder, queue
@@ -58,7 +86,7 @@ class Bench:
     def new(self) -> None:
         """An empty site, whose ledger always has the same id."""
         shutil.rmtree(self.folder / "work", ignore_errors=True)
-        self.place = Place(self.folder / "work" / "site", self.hosts, laws.job(self.folder / "work", WORK))
+        self.place = Ready(self.folder / "work" / "site", self.hosts, laws.job(self.folder / "work", WORK))
         self.place.runs = self.folder / "work" / "runs"
         text = self.place.config.read_text()
         self.place.config.write_text(text.replace(str(self.place.folder / "runs"), str(self.place.runs)))
@@ -104,19 +132,27 @@ class Bench:
 
     def run(self, program: str, strace: Sequence[str] = ()) -> Ran:
         """One run of a script; what it acknowledges is remembered."""
-        env = {**os.environ, "PYTHONPATH": str(REPO), **self.place.env}
-        ran = subprocess.run([*strace, *self.place.argv(program, "--jsonl")], capture_output=True, text=True, env=env, timeout=120)
-        self.acknowledged += laws.told(ran.stdout)
-        return Ran(ran.returncode, ran.stdout, ran.stderr)
+        if strace:
+            env = {**os.environ, "PYTHONPATH": str(REPO), **self.place.env}
+            done = subprocess.run([*strace, *self.place.argv(program, "--jsonl")], capture_output=True, text=True, env=env, timeout=120)
+            ran = Ran(done.returncode, done.stdout, done.stderr)
+        else:
+            ran = self.place(program, "--jsonl")
+        self.acknowledged += laws.told(ran.out)
+        return ran
 
     def statuses(self) -> list[str]:
         return sorted(row["status"] for row in self.place.rows().values())
 
     def tick(self) -> list[Ran]:
         """The line once, without a fault; then until the queue has run."""
-        ran = [self.run(program) for program in laws.LINE]
+        ran = [self.run(program) for program in self.line]
         self.settle()
         return ran
+
+    def stop(self) -> None:
+        self.end()
+        self.place.stop()
 
     def settle(self) -> None:
         """Wait until nothing waits or runs."""

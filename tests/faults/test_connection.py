@@ -42,7 +42,7 @@ def score(name: str, seed: str, whole: bool) -> tuple[int, list[Played]]:
         bench = Bench(folder, sshd, queue)
         bench.hosts = through(proxy, sshd.port, bench.hosts)
         bench.make(SCENE[name])
-        parts.callback(bench.end)
+        parts.callback(bench.stop)
         proxy.aim(None)
         bench.run(SCENE[name].script)
         every = cuts(proxy, WHOLE, chance)

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -19,21 +18,13 @@ PROGRAMS = ("scan", "push", "submit", "poll", "fetch", "clean", "tick", "report"
 HEAVY = ("jsonschema", "tabulate", "plumbum", "shutil", "gzip", "dateutil.parser")  # what they import when they need it
 
 
-def run(program: str, words: Sequence[str], out: str, err: str) -> int:
-    """What `python -m mqi_scripts PROGRAM ...` does, in this process."""
+def run(program: str, words: Sequence[str], out: str, err: str) -> None:
+    """What `python -m mqi_scripts PROGRAM ...` does, in this process, which ends with it."""
     for fd, path in enumerate((os.devnull, out, err)):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), fd)
     signal.alarm(LONGEST)
     sys.argv = [program, *words]
-    try:
-        code = import_module(f"mqi_scripts.verbs.{program.removeprefix('mqi-')}").main()
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    return int(code or 0)
+    raise SystemExit(import_module(f"mqi_scripts.verbs.{program.removeprefix('mqi-')}").main())
 
 
 def serve() -> None:
@@ -44,7 +35,7 @@ def serve() -> None:
             sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")
             sys.stdout.flush()
         else:
-            os._exit(run(*json.loads(line)))
+            run(*json.loads(line))
 
 
 if __name__ == "__main__":

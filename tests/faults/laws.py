@@ -160,7 +160,7 @@ def quiet(root: Path, *, timers: bool = False) -> None:
     deadline = time.monotonic() + 60
     while busy(root, timers=timers):
         assert time.monotonic() < deadline, f"still running:\n{processes(root)}"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def processes(root: Path) -> str:

@@ -6,10 +6,12 @@ runs is the program itself, in a process of its own. A sweep starts so many that
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -24,12 +26,23 @@ def run(program: str, words: Sequence[str], out: str, err: str) -> None:
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600), fd)
     signal.alarm(LONGEST)
     sys.argv = [program, *words]
-    raise SystemExit(import_module(f"mqi_scripts.verbs.{program.removeprefix('mqi-')}").main())
+    code: object = 1
+    try:
+        code = import_module(f"mqi_scripts.verbs.{program.removeprefix('mqi-')}").main()
+    except SystemExit as end:
+        code = end.code
+    finally:  # at once: to tear down all that was imported takes longer than most runs
+        if sys.exc_info()[0]:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(str(code or 0)))
 
 
 def serve() -> None:
     for name in (*HEAVY, *(f"mqi_scripts.verbs.{name}" for name in PROGRAMS)):
         import_module(name)
+    gc.freeze()
     for line in sys.stdin:
         if pid := os.fork():
             sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n")

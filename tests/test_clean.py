@@ -470,7 +470,7 @@ def test_below_the_reserve_of_a_host_nothing_new_is_pushed_and_what_is_there_goe
     assert (rows["p"]["status"], rows["q"]["status"], rows["q"]["category"]) == ("completed", "found", "system")
     ran = place("mqi-push")
     assert ran.code == 74
-    assert "hosts.far.reserve keeps 1000000000.0 GB free" in ran.err
+    assert "hosts.far.reserve keeps 1000000000.00: make room" in ran.err
     told = place("mqi-case", "explain", "q")
     assert "no room for " in told.out
     assert f"helps    df -h {place.root}   (on far)" in told.out

@@ -147,7 +147,7 @@ def test_a_damaged_line_stops_writers_and_not_the_report(local_place: Place) -> 
     assert path.read_bytes() == b"".join(lines)
     report = place("mqi-report")
     assert report.code == 65
-    assert "LEDGER CORRUPT after line 2" in report.err
+    assert "LEDGER CORRUPT; shown is what was read last, up to line 2." in report.err
     assert " a " in report.out
     assert place("mqi-ledger", "verify").code == 65
     assert place("mqi-ledger", "repair").code == 2
@@ -215,11 +215,45 @@ def test_an_acknowledged_line_that_is_overwritten_is_no_torn_write(local_place: 
     ran = place("mqi-ledger", "verify")
     assert ran.code == 65
     assert "line 4 is not here (the last one is 3), but its digest" in ran.err
-    assert "a write was cut off; mqi-ledger repair sets it aside" in ran.err
+    assert "a write was cut off; mqi-ledger repair ends it, or sets it aside" in ran.err
     assert "mqi-ledger rebuild" not in ran.err  # one way, not two
     assert place("mqi-ledger", "repair", "--reason", "power loss").code == 0
     assert damaged in [kept.read_bytes() for kept in place.state.glob("*.damaged-*")]
     assert place.until("completed")["a"]["attempt"] == 1
+
+
+def test_who_had_read_a_line_that_is_overwritten_writes_nothing_behind_it(tmp_path: Path) -> None:
+    book, _, _ = fifty(tmp_path / "s")
+    book.state()
+    path = next((tmp_path / "s").glob("ledger-*.jsonl"))
+    damaged = path.read_bytes()[:-20]
+    path.write_bytes(damaged)
+    with pytest.raises(w.Damaged, match="does not have line"):
+        book.append([w.Noted("", AT, "x", "kim")], AT)
+    assert path.read_bytes() == damaged
+    assert not list((tmp_path / "s").glob("ledger.torn.*"))
+
+
+def test_a_ledger_may_end_with_a_line_that_tells_of_lost_ones(tmp_path: Path) -> None:
+    book, _, _ = fifty(tmp_path / "s")
+    head = book.state().head
+    book.append([w.Lost("", AT, head.seq + 5, "f" * 64, "a test")], AT)
+    for fresh in (book, Ledger(str(tmp_path / "s"), BY)):
+        assert [fresh.state().head.seq for _ in range(2)] == [head.seq + 5] * 2
+    assert Ledger(str(tmp_path / "s"), BY).seen() == w.Head(head.seq + 5, "f" * 64)
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_verify_offers_repair_for_a_last_line_that_is_half_there_and_a_backup_for_more(local_place: Place, lines: int) -> None:
+    place = local_place
+    place.case("a")
+    place.until("completed")
+    path = next(place.state.glob("ledger-*.jsonl"))
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[:-lines]) + whole[-lines][:40])
+    ran = place("mqi-ledger", "verify")
+    assert ran.code == 65
+    assert ("See: mqi-ledger repair --dry-run" in ran.err, "Restore the newest backup" in ran.err) == (lines == 1, lines == 3), ran.err
 
 
 def test_a_ledger_file_that_is_gone_stops_everybody(local_place: Place) -> None:

@@ -518,8 +518,8 @@ def test_a_look_counts_whose_tasks_come_before_ours(tmp_path: Path, sshd: Sshd, 
     looks = sshd.sessions()
     text = place("mqi-case", "explain", "ma", "--look").out
     assert sshd.sessions() == looks + 1
-    assert re.search(r"1 tasks run and 2 wait before it in group gpu[01]: 2 of others, 1 with our label that it does not "
-                     r"know; it starts in about \d", text), text
+    assert re.search(r"1 tasks run and 2 wait before it in group gpu[01]: 2 of others, 1 with our label, of no case "
+                     r"here, see mqi-check; it starts in about \d", text), text
 
 
 def test_a_program_that_does_not_run_is_why_a_case_stands_still(local_place: Place) -> None:

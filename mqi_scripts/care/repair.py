@@ -162,8 +162,8 @@ def repair(run: cli.Run, reason: str) -> int:
     opened = [] if mended.id else [w.Opened("", run.now(), _identity(run))]
     with lock.held(os.path.join(book.folder, "ledger.lock"), 30):
         mended = mend(list(pieces(book)), why, run.now(), book.by)
+        rebuild.forget(book.folder)  # first: what remembers other lines than there are stops everybody
         aside, replaced = replace(book, mended)
-    rebuild.forget(book.folder)
     what = f"{why}; {len(mended.aside)} lines went to {aside}" if aside else why
     book.append([*opened, *(w.Repaired("", run.now(), what, old, new) for old, new in replaced)], run.now())
     _tell(mended, f"went to {aside}" if aside else "")

@@ -53,6 +53,7 @@ def read(book: Ledger, heads: Iterable[w.Head] = ()) -> Story:
             story = story._replace(head=head, lines=story.lines + 1)
     except w.Damaged as error:
         story.trouble.append(str(error))
+        wanted.clear()  # what is behind it was not read
     for seq, others in wanted.items():
         gap = next((f"lines {a} to {b} are missing ({why})" for a, b, why in story.lost if a <= seq <= b), "the tail is cut")
         story.strange.update({
@@ -120,6 +121,9 @@ def manifests(state: str, wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f"{path}: {error.strerror}, but the ledger names it: {again}"
 
 
+CUT = "its last line has no newline"
+
+
 def torn(book: Ledger, who: str) -> Iterator[str]:
     """A last line without its end, which `who` sets aside, or a newest file that cannot be written to."""
     for name in book.files()[-1:]:
@@ -130,7 +134,7 @@ def torn(book: Ledger, who: str) -> Iterator[str]:
             with lock.held(os.path.join(book.folder, "ledger.lock"), 30, shared=True):  # not one that is being written
                 ended = _is_ended(path)
             if not ended:
-                yield f"{path}: its last line has no newline: a write was cut off; {who} sets it aside"
+                yield f"{path}: {CUT}: a write was cut off; {who} ends it, or sets it aside"
 
 
 def _is_ended(path: str) -> bool:
@@ -143,10 +147,11 @@ def _is_ended(path: str) -> bool:
 def examine(book: Ledger, heads: Iterable[w.Head] = ()) -> Story:
     """All that mqi-ledger verify checks, in the story's trouble."""
     story = read(book, heads)
-    who = "mqi-ledger repair" if story.strange else "the next script that records"
-    story.trouble.extend([*(cut := [*torn(book, who)]), *manifests(book.folder, story.manifests)])
+    half = [*torn(book, "mqi-ledger repair" if story.strange else "the next script that records")]
+    story.trouble.extend([*half, *manifests(book.folder, story.manifests)])
+    last = any(CUT in text for text in half) and {head.seq for head in story.strange} == {story.head.seq + 1}
     restore = "Restore the newest backup, or accept the loss: mqi-ledger rebuild --reason ..."
-    accept = "See: mqi-ledger repair --dry-run" if cut else restore
+    accept = "See: mqi-ledger repair --dry-run" if last else restore
     story.trouble.extend(f"{text}. {accept}" for text in story.strange.values())
     return story
 

@@ -38,7 +38,7 @@ def explain(run: cli.Run) -> None:
         plain = sentences.over(case, looks.get(case.host), sentences.explain(case, known, now), late)
         for host in run.site.hosts:
             plain = plain._replace(helps=compute.typed(host, plain.helps)) if host.name == case.host else plain
-        seen = [*last_words(failed.get(case.key, ())), *(world(run, case, looks, known, holders) if run.args.look else ())]
+        seen = [*last_words(failed.get(case.key, ())), *(world(run, case, looks, known, holders, every) if run.args.look else ())]
         run.code = max(run.code, int(plain.person))
         if run.args.jsonl:
             sys.stdout.write(json.dumps(record(case, plain, seen)) + "\n")
@@ -91,7 +91,9 @@ def waits(
     for case in cases:
         seen = looks.get(case.host)
         if isinstance(seen, w.Failure):
-            found[case.key] = (case.status, str(seen), seen.category, *known.waits.get(case.key, ())[3:])
+            before = (*known.waits.get(case.key, ()), "", "", "", "")
+            until = before[3] if (before[0], before[2]) == (case.status, seen.category) else ""
+            found[case.key] = (case.status, str(seen), seen.category, until)
         elif seen and case.status == w.PUSHED:
             why = f"the queue of {case.host} does not answer: {seen.trouble}" if seen.trouble else ""
             bad, may = place.broken(failed, case.host, jobs), place.allowed(case.path, limits)
@@ -99,8 +101,7 @@ def waits(
             if why or sentences.command_in(sentences.reason(case, known)[0]):  # what was noted to be mended is
                 found[case.key] = (case.status, why, _category(seen))
         elif seen and case.status == w.SUBMITTED:
-            why = place.why_waiting(case, seen, case.host) or sentences.why_behind(case, seen, run.book.cases())
-            found[case.key] = (case.status, why, _category(seen))
+            found[case.key] = (case.status, place.why_waiting(case, seen, case.host), _category(seen))
         elif case.host and seen is None and case.status not in w.CLOSED:
             found[case.key] = (case.status, f"hosts.{case.host} left the configuration: put it back", w.Configuration.category)
     return found
@@ -122,7 +123,8 @@ def slots(run: cli.Run, cases: list[w.Case], looks: dict[str, w.Look | w.Failure
 
 
 def world(
-    run: cli.Run, case: w.Case, looks: dict[str, w.Look | w.Failure], known: sentences.Notes, holders: Holders
+    run: cli.Run, case: w.Case, looks: dict[str, w.Look | w.Failure], known: sentences.Notes, holders: Holders,
+    every: dict[str, w.Case],
 ) -> Iterator[tuple[str, str]]:
     """What the world says of one case now, as (thing, sentence)."""
     yield "source", source(run, case)
@@ -132,9 +134,9 @@ def world(
             yield "host", f"{seen}" if seen else f"{name} is not in the configuration"
             continue
         yield "host", f"{name} answers" + "".join(f"; {text}" for text in seen.notes)
-        yield from sentences.seen(case, seen, known, run.book.cases())
+        yield from sentences.seen(case, seen, known, every)
         if sentences.waits_for_slot(case, seen):
-            yield "slot", compute.slot(case, holders.get(name, ()), run.book.cases())
+            yield "slot", compute.slot(case, holders.get(name, ()), every)
 
 
 def source(run: cli.Run, case: w.Case) -> str:

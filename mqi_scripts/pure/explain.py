@@ -5,7 +5,7 @@ what the world says now.
 """
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
@@ -73,14 +73,16 @@ def explain(case: w.Case, notes: Notes, now: str) -> Plain:
 
 
 def _mended(why: str, category: str) -> bool:
-    """Whether it goes on only when a person has done something outside."""
+    """Whether a person has to do something outside."""
     return category == "config" or "`" in why
 
 
 def _follows(case: w.Case, notes: Notes, now: str) -> str:
     """What happens next, after what, and when its host is tried again."""
-    first = "" if needs_person(case) or not _mended(*reason(case, notes)) else "once that is mended, "
-    return first + next_of(case) + left_alone(case, notes, now)
+    (why, category), alone = reason(case, notes), left_alone(case, notes, now)
+    queue = case.status in (w.PUSHED, w.SUBMITTED) and not case.asked and category != w.Unreachable.category and "`" in why
+    first = "once that is mended, " if (category == "config" or queue or CHANGE in alone) and not needs_person(case) else ""
+    return first + next_of(case) + alone
 
 
 def reason(case: w.Case, notes: Notes) -> tuple[str, str]:
@@ -166,7 +168,7 @@ def _helps(case: w.Case) -> str:
 
 def command_in(why: str) -> str:
     """The command that a sentence ends with: in backticks, on which host, or behind `See: `."""
-    if match := re.search(r"(?:on (\S+), )?`([^`]+)`", why):
+    if match := re.search(r"(?:on (\S+), )?`((?:mqi-|pueue |df )[^`]+)`", why):
         return f"{match[2]}   (on {match[1]})" if match[1] else match[2]
     return match[1] if (match := re.search(r"See: (mqi-[\w -]+)$", why)) else ""
 
@@ -210,8 +212,8 @@ def is_still(case: w.Case, notes: Notes, now: str) -> bool:
 # --- what a look adds
 
 
-def seen(case: w.Case, look: w.Look, notes: Notes, keys: Container[str]) -> Iterator[tuple[str, str]]:
-    """What the compute host shows of the case, as (thing, sentence). keys: of all cases that the ledger knows."""
+def seen(case: w.Case, look: w.Look, notes: Notes, cases: Mapping[str, w.Case]) -> Iterator[tuple[str, str]]:
+    """What the compute host shows of the case, as (thing, sentence). cases: all by key."""
     groups = ", ".join(f"{g.name} ({g.slots or 'unlimited'}{'' if g.running else ', paused'})" for g in look.groups)
     yield "queue", f"does not answer: {look.trouble}" if look.trouble else f"answers; groups and slots: {groups}"
     trace = look.traces.get(case.label) if case.attempt else None
@@ -220,7 +222,7 @@ def seen(case: w.Case, look: w.Look, notes: Notes, keys: Container[str]) -> Iter
         if trace.tail:
             yield "log", "ends: " + printable(trace.tail.strip().rpartition("\n")[2])[:200]
     if case.status == w.SUBMITTED and look.tasks is not None:
-        yield "ahead", _ahead(case, look, notes, keys)
+        yield "ahead", _ahead(case, look, notes, cases)
 
 
 def waits_for_slot(case: w.Case, look: w.Look) -> bool:
@@ -258,24 +260,19 @@ def before(case: w.Case, look: w.Look) -> list[w.Task]:
     return [t for t in rest if t.state == "running" or (t.state == "waiting" and _number(t.id) < _number(case.task))]
 
 
-def unknown(tasks: Iterable[w.Task], keys: Container[str]) -> list[w.Task]:
-    """Those with our label that are of no case of this ledger."""
-    return [task for task in tasks if task.label.startswith("mqi1:") and task.label.split(":")[1] not in keys]
+def unknown(tasks: Iterable[w.Task], cases: Mapping[str, w.Case]) -> list[w.Task]:
+    """Those with our label that are of no attempt in this ledger: of another gateway, or of a ledger that was lost."""
+    ours = [(task, match) for task in tasks if (match := re.fullmatch(r"mqi1:([0-9a-f]+):([0-9]+)", task.label))]
+    return [task for task, label in ours if label[1] not in cases or int(label[2]) > cases[label[1]].attempt]
 
 
-def why_behind(case: w.Case, look: w.Look, keys: Container[str]) -> str:
-    """That tasks which nobody here knows come before it; "" if none do."""
-    strange = ", ".join(task.id for task in unknown(before(case, look), keys))
-    said = f"it waits in group {case.group} of {case.host} behind tasks with our label that this ledger does not know ({strange})"
-    return strange and f"{said}: whose are they? `mqi-check --host {case.host}`"
-
-
-def _ahead(case: w.Case, look: w.Look, notes: Notes, keys: Container[str]) -> str:
+def _ahead(case: w.Case, look: w.Look, notes: Notes, cases: Mapping[str, w.Case]) -> str:
     """Whose tasks come before it, and when it is expected to start, from the median run time of its group."""
     tasks = before(case, look)
-    running, strange = sum(task.state == "running" for task in tasks), len(unknown(tasks, keys))
+    running, strange = sum(task.state == "running" for task in tasks), len(unknown(tasks, cases))
     others = sum(not task.label.startswith("mqi1:") for task in tasks)
-    whose = {"of this ledger": len(tasks) - others - strange, "of others": others, "with our label that it does not know": strange}
+    known = len(tasks) - others - strange
+    whose = {"of this ledger": known, "of others": others, "with our label, of no case here, see mqi-check": strange}
     parts = ", ".join(f"{count} {what}" for what, count in whose.items() if count)
     text = f"{running} tasks run and {len(tasks) - running} wait before it in group {case.group}" + (parts and f": {parts}")
     slots = next((group.slots for group in look.groups if group.name == case.group), 0)

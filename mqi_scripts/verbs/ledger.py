@@ -1,7 +1,7 @@
 """mqi-ledger - verify the record, mend it, copy it, and tell it anew from what the world can prove
 
 examples:
-  mqi-ledger verify                           every line, the chain, the story, the manifests, the head that a report showed
+  mqi-ledger verify                           every line, the chain, the story, the manifests, the head that was seen last
   mqi-ledger verify --head 57:3fa9c1          also: line 57 must have the digest that begins so
   mqi-ledger backup /backup/mqi               a verified copy in a folder of its own below it; scripts may run meanwhile
   mqi-ledger repair --dry-run                 which lines are damaged, and which cases they are about

@@ -82,10 +82,10 @@ def report(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{site.name}: {len(rows)} cases, ledger at line {head.seq}, digest {head.digest[:16]}\n")
         arriving = [] if args.needs_me else kept["mqi-scan"].get("arriving", [])
         below = [*(one.text for one in silent), *(room.told(one, now) for one in rooms)]
-        nothing = f"no case needs a person{', but' if silent else ''}" if args.needs_me else "no cases"
+        nothing = f"no case needs a person{', but' if below else ''}" if args.needs_me else "no cases"
         sys.stdout.write(people(rows, below, ["a folder"] * len(arriving) if hidden else arriving, nothing))
     if damaged:
-        sys.stderr.write(f"mqi-report: LEDGER CORRUPT after line {head.seq}; what could be read is shown. {damaged}\n")
+        sys.stderr.write(f"mqi-report: LEDGER CORRUPT; shown is what was read last, up to line {head.seq}. {damaged}\n")
         return w.Damaged.code
     files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
     return int(any(case.key in needs for case in shown) or alarm)

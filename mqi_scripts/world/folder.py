@@ -155,8 +155,7 @@ def check_room(host: str, path: str, left: int, reserve: int, what: str) -> None
     if left < reserve:
         where, key = (f"{host}:{path}", f"hosts.{host}.reserve") if host else (path, "site.reserve")
         helps = f"make room: mqi-clean; how full it is: on {host}, `df -h {path}`" if host else f"make room: `df -h {path}`"
-        kept = f"{max(left, 0) / 1e9:.2f} GB would be left, {key} keeps {reserve / 1e9:.2f}"
-        raise Disk(f"{where}: no room for {what}: {kept}: {helps}")
+        raise Disk(f"{where}: no room for {what}: {left / 1e9:.2f} GB would be left, {key} keeps {reserve / 1e9:.2f}: {helps}")
 
 
 def manifest_file(state: str, key: str, digest: str) -> str:

@@ -18,21 +18,21 @@ from mqi_scripts.pure.evolve import evolve, streak
 from mqi_scripts.world import lock
 from mqi_scripts.world.files import sync, write_whole
 
-FOLD = 5  # goes up when the meaning of the cached fold changes
+FOLD = 6  # goes up when the meaning of the cached fold changes
 BEHIND = 1000  # lines that a reader folds before it, too, keeps the fold
 
 
-# The fold of the ledger up to byte `size` of `file`. roots: those that this ledger has used, by host. runs: start and end of the
-# last ones that succeeded, by host/group. turn: how many attempts were ever intended. failed: keys of the cases that failed in a
-# row, by host/group.
+# The fold of the ledger up to byte `size` of `file`, whose line there ends with `end`. roots: those that this ledger has used,
+# by host. runs: start and end of the last ones that succeeded, by host/group. turn: how many attempts were ever intended. failed:
+# keys of the cases that failed in a row, by host/group.
 State = NamedTuple("State", [
-    ("id", str), ("head", w.Head), ("file", str), ("size", int), ("roots", dict[str, str]), ("open", dict[str, w.Case]),
-    ("runs", dict[str, list[list[str]]]), ("turn", int), ("failed", dict[str, Sequence[str]]),
+    ("id", str), ("head", w.Head), ("file", str), ("size", int), ("end", str), ("roots", dict[str, str]),
+    ("open", dict[str, w.Case]), ("runs", dict[str, list[list[str]]]), ("turn", int), ("failed", dict[str, Sequence[str]]),
 ])  # fmt: skip
 
 
 def nothing() -> State:
-    return State("", codec.START, "", 0, {}, {}, {}, 0, {})
+    return State("", codec.START, "", 0, "", {}, {}, {}, 0, {})
 
 
 class Ledger:
@@ -124,6 +124,7 @@ class Ledger:
         if not events and self.state().id:
             return []
         with lock.held(self._path("ledger.lock"), 30):
+            self._catch_up()
             self._set_torn_aside()
             state = self._catch_up()
             stored, lines, head = list[w.Event](), list[bytes](), state.head
@@ -143,7 +144,7 @@ class Ledger:
                 stored.append(event)
             if lines:
                 size = _write(self._path(name), b"".join(lines), state.size if name == state.file else 0)
-                state = state._replace(head=head, file=name, size=size)
+                state = state._replace(head=head, file=name, size=size, end=lines[-1][-67:].decode())
                 self._keep(state)
             self._state = state
             return stored[len(opening) :]
@@ -165,10 +166,9 @@ class Ledger:
 
     def _catch_up(self) -> State:
         """The fold of what is there now. The caller holds the lock, shared or not."""
-        state, files = self._state or self._load(), self.files()
-        self._state = state
-        end = f'"{state.head.digest}"}}\n'.encode()
-        if state.file and (state.file not in files or next(self.texts(state.file, state.size - len(end)), b"") != end):
+        self._state = state = self._state or self._load()
+        files, last = self.files(), self.texts(state.file, state.size - len(state.end))
+        if state.file and (state.file not in files or next(last, b"") != state.end.encode()):
             raise w.Damaged(
                 f"{self._path(state.file)} does not have line {state.head.seq} any more: its tail is cut or overwritten, "
                 "or it is an older copy. Nothing is written until it is mended. See: mqi-ledger verify; if it is a restored "
@@ -177,7 +177,8 @@ class Ledger:
         for name in files[files.index(state.file) if state.file else 0 :]:
             for record, head, size in self._lines(name, state.size if name == state.file else 0, state.head):
                 try:
-                    self._state = state = self._fold(state, codec.from_dict(record))._replace(head=head, file=name, size=size)
+                    state = self._fold(state, codec.from_dict(record))
+                    self._state = state = state._replace(head=head, file=name, size=size, end=f'{record["sha256"]}"}}\n')
                 except (KeyError, TypeError, ValueError, w.Illegal) as error:
                     raise w.Damaged(f"line {head.seq} of the ledger tells what cannot be: {error!r}") from error
         return state

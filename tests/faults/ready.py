@@ -36,7 +36,7 @@ def run(program: str, words: Sequence[str], out: str, err: str) -> None:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(int(str(code or 0)))
+        os._exit(code if isinstance(code, int) else bool(code))
 
 
 def serve() -> None:

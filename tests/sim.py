@@ -389,7 +389,7 @@ class Book:
 
     def state(self) -> State:
         opened = {key: case for key, case in self.all.items() if case.status not in w.CLOSED}
-        return State("ledger", w.Head(len(self.log), "0" * 64), "", 0, {"far": "/"}, opened, {}, sum(record["type"] == "submitting" for record in self.log),
+        return State("ledger", w.Head(len(self.log), "0" * 64), "", 0, "", {"far": "/"}, opened, {}, sum(record["type"] == "submitting" for record in self.log),
                      self.failed)  # fmt: skip
 
     def append(self, events):

@@ -266,9 +266,12 @@ class Place:
     def argv(self, program: str, *words: str) -> list[str]:
         return [*self.front, sys.executable, "-m", "mqi_scripts", program, "--config", str(self.config), *words]
 
+    def around(self) -> dict[str, str]:
+        """The environment of its programs."""
+        return {**os.environ, "PYTHONPATH": str(REPO), **self.env}
+
     def __call__(self, program: str, *words: str, stdin: str = "") -> Ran:
-        env = {**os.environ, "PYTHONPATH": str(REPO), **self.env}
-        ran = subprocess.run(self.argv(program, *words), input=stdin, capture_output=True, text=True, env=env, timeout=300)
+        ran = subprocess.run(self.argv(program, *words), input=stdin, capture_output=True, text=True, env=self.around(), timeout=300)
         assert "Traceback" not in ran.stderr, ran.stderr
         return Ran(ran.returncode, ran.stdout, ran.stderr)
 

@@ -154,7 +154,7 @@ def test_three_failed_cases_shut_a_group_and_another_goes_on_until_a_person_open
     body = json.loads(place("mqi-report", "--json").out)
     assert {group["group"]: group["broken"] for group in body["groups"] if group["group"].startswith("gpu")} == {"gpu0": True, "gpu1": False}
     assert any(one["person"] and re.match(text, one["text"]) for one in body["silences"])
-    assert re.search(f"warn  far: group gpu0: {text.partition(':')[0]}\n      fix: see why, `mqi-case show [0-9a-f]{{12}}`; once mended, `mqi-case release", place("mqi-check", "--fast").out)
+    assert re.search(f"warn  far: group gpu0: {text.partition(':')[0]}\n      fix: see why, `mqi-case show [0-9a-f]{{12}}`; once mended, `mqi-case release", place("mqi-check", "--fast", "--host", "far").out)
     # what a person may say wrong
     before = place.ledger()
     for words, wrong in (

@@ -451,7 +451,7 @@ def test_every_damage_is_found_and_mended(aged: Place, damage: str) -> None:
     ran = place("mqi-ledger", "repair", "--reason", "a test broke it")
     assert ran.code == 0, ran
     if damage == "the last line dropped":
-        assert ran.out == dry.out == "nothing to repair\n"
+        assert ran.out == dry.out == "nothing to repair; what hosts and results can prove beside it: mqi-ledger rebuild --reason ...\n"
         ran = place("mqi-ledger", "rebuild", "--reason", "a test cut it")
         assert ran.code == 0, ran
     good = place("mqi-ledger", "verify")
@@ -621,6 +621,37 @@ def test_backups_are_whole_while_eight_processes_append(tmp_path: Path) -> None:
         assert (story.trouble, story.head.seq) == ([], seq)
         assert not list(care.manifests(str(copy), story.manifests))
         assert {path.stat().st_mode & 0o077 for path in copy.rglob("*")} == {0}
+
+
+def test_a_repair_that_is_killed_at_any_call_leaves_what_the_next_one_mends(local_place: Place, tmp_path: Path) -> None:
+    place = local_place
+    for name in ("a", "b"):
+        place.case(name)
+    place.until("completed")
+    path = new(place)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:5], lines[5].replace(b'"by"', b'"bY"', 1), *lines[6:]]))
+    for name in ("state", "host", "results"):
+        shutil.copytree(place.folder / name, tmp_path / "kept" / name, symlinks=True)
+    kills = 0
+    for call in ("unlink", "rename"):
+        for number in range(1, 20):
+            for name in ("state", "host", "results"):
+                shutil.rmtree(place.folder / name)
+                shutil.copytree(tmp_path / "kept" / name, place.folder / name, symlinks=True)
+            inject = ["-e", f"trace={call}", "-e", f"inject={call}:signal=SIGKILL:when={number}"]
+            argv = ["strace", "-qq", "-o", "/dev/null", *inject, *place.argv("mqi-ledger", "repair", "--reason", "a test")]
+            killed = subprocess.run(argv, env=place.around(), capture_output=True).returncode == -signal.SIGKILL
+            kills += killed
+            for words in (["repair", "--reason", "again"], ["verify"]):
+                ran = place("mqi-ledger", *words)
+                assert ran.code == 0, (call, number, ran)
+            assert place("mqi-report").code != 65, (call, number)
+            assert place("mqi-ledger", "rebuild", "--reason", "again").code == 0, (call, number)
+            assert {name: row["status"] for name, row in place.until("completed").items()} == dict.fromkeys("ab", "completed")
+            if not killed:
+                break
+    assert kills > 3
 
 
 def test_what_did_not_change_is_one_file_in_all_copies_unless_it_rotted(aged: Place, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from conftest import REPO, Place, Pueued, Sshd, alive, host_text
 
 from mqi_scripts import words as w
 from mqi_scripts.checks import compute
-from mqi_scripts.pure import explain, wish
+from mqi_scripts.pure import explain, looked, wish
 
 NOW = "2026-11-24T03:00:00.000Z"
 STUBBORN = 'trap "" TERM; while :; do sleep 0.1; done'
@@ -518,7 +518,7 @@ def test_a_look_counts_whose_tasks_come_before_ours(tmp_path: Path, sshd: Sshd, 
     looks = sshd.sessions()
     text = place("mqi-case", "explain", "ma", "--look").out
     assert sshd.sessions() == looks + 1
-    assert re.search(r"1 tasks run and 2 wait before it in group gpu[01]: 2 of others, 1 with our label, of no case "
+    assert re.search(r"1 tasks run and 2 wait before it in group gpu[01], 2 of these not ours, 1 with our label and of no case "
                      r"here, see mqi-check; it starts in about \d", text), text
 
 
@@ -573,6 +573,55 @@ def test_the_sentences_say_why_what_follows_and_what_helps(case: w.Case, why: st
     assert bool(plain.helps) == bool(helps)
     assert plain.person is person
     assert explain.row(case, NOTES, LATER)["next"] in plain.next
+
+
+OVER = w.Trace(True, "begun", False, False, {}, {"exit": "0"}, "", "", "d")
+QUEUE = "every group of far is paused (g): on far, `pueue start -g g`"
+
+
+@pytest.mark.parametrize(("late", "helps"), [("", "mqi-poll kkkkkkkkkkkk"), ("mqi-poll ran last 20 min ago: is its timer on?", "mqi-check --fast")])
+def test_a_job_that_is_over_and_not_recorded_is_told_with_the_program_that_is_late(late: str, helps: str) -> None:
+    case = BORN._replace(status=w.RUNNING, open=True)
+    plain = looked.over(case, w.Look({case.label: OVER}, (), (), "", ()), explain.explain(case, NOTES, LATER), late)
+    assert plain.why == "its job is over on far (exit 0), and mqi-poll has not recorded it" + (late and f"; {late}")
+    assert plain.helps == helps
+    alive = OVER._replace(held=True)
+    assert looked.over(case, w.Look({case.label: alive}, (), (), "", ()), plain, "x") == plain
+
+
+@pytest.mark.parametrize(
+    ("case", "wait", "follows", "helps", "person"),
+    [
+        (BORN._replace(status=w.PUSHED, open=True), (QUEUE, ""), "when that is over, mqi-submit gives it to the queue; mqi-submit ran last",
+         "pueue start -g g   (on far)", True),
+        (BORN, ("far: it refused our key. See: mqi-check", "config", explain.CHANGE), "when that is over, mqi-push copies it to a compute host; "
+         "run mqi-tick then", "mqi-check", True),
+        (BORN, ("far: no answer", "network", "2026-11-24T03:12:00.000Z"), "mqi-push copies it to a compute host, at the next try, "
+         "2026-11-24T03:12:00Z (in 2 min)", "mqi-check --host far", False),
+        (BORN, ("far: no answer", "network", NOW), "mqi-push copies it to a compute host, at the next try, which is due", "mqi-check --host far", False),
+        (BORN, ("far:/r has no `ledger` file", "system"), "when that is over, mqi-push", "", True),
+        (BORN._replace(status=w.SUBMITTED, open=True, asked=(w.HOLD, "kim", "see `mqi-case show x`")), (QUEUE, ""), "mqi-submit revokes it",
+         "mqi-case release", False),
+    ],
+)  # fmt: skip
+def test_what_stands_in_a_case_s_way_comes_before_what_follows(case: w.Case, wait: tuple[str, ...], follows: str, helps: str, person: bool) -> None:
+    notes = NOTES._replace(waits={case.key: (case.status, *wait)})
+    plain = explain.explain(case, notes, LATER)
+    assert plain.next.startswith(follows)
+    assert plain.helps.startswith(helps) if helps else not plain.helps
+    assert plain.person is person
+    assert plain.next.startswith(explain.row(case, notes, LATER)["next"])
+
+
+def test_show_says_why_a_case_waits_and_a_look_finds_nothing_wrong_where_we_never_were(local_place: Place) -> None:
+    (local_place.case("mb") / "away").symlink_to("/etc/passwd")
+    local_place.case("ma")
+    local_place("mqi-scan")
+    assert "\n  why       it is found, and its turn to be copied comes; mqi-push has never run here" in local_place("mqi-case", "show", "ma").out
+    assert "  why " not in local_place("mqi-case", "show", "mb").out  # its record says so
+    said = local_place("mqi-case", "explain", "--look", "ma", "mb").out
+    assert said.count("  source   ") == 2
+    assert "cannot be read" not in said
 
 
 def test_every_wish_is_either_a_legal_event_or_a_sentence_with_a_command() -> None:

@@ -256,3 +256,11 @@ def test_a_name_is_no_path_and_changes_have_no_table(place: Place) -> None:
     assert place("mqi-report", "--changes", "--as", "../x").code == 2
     assert place("mqi-report", "--changes", "--csv").code == 2
     assert not Path(place.state / "told").exists()
+
+
+def test_that_no_case_needs_a_person_is_not_all_where_there_is_no_room(local_place: Place) -> None:
+    local_place("mqi-scan")
+    assert local_place("mqi-report", "--needs-me").out.endswith("\nno case needs a person\n")
+    text = local_place.config.read_text()
+    local_place.config.write_text(text.replace(f"reserve = {64 << 20}\n[scan]", f"reserve = {10**18}\n[scan]"))
+    assert "\nno case needs a person, but\nroom, state: " in local_place("mqi-report", "--needs-me").out

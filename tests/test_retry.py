@@ -149,6 +149,7 @@ def test_a_host_that_is_down_is_knocked_on_once_until_it_is_due_whoever_asks(
     assert later["failures"] == 2
     assert str(later["until"]) > str(note["until"])
     assert place.ledger() == before  # an outage decides nothing
+    assert f"gives it to the queue, at the next try, {str(later['until'])[:19]}Z (in " in place("mqi-case", "explain", "xb", "--look").out
     place.config.write_text(text)
     make_due(place)
     place("mqi-poll")
@@ -217,7 +218,7 @@ def test_a_refused_key_stops_the_host_until_something_changes_or_a_person_tries(
     assert knocks() == start + 1
     row = place.rows()["xc"]
     assert (row["category"], "it refused our key" in row["reason"]) == ("config", True)
-    assert row["next"] == "once that is mended, mqi-push copies it to a compute host; run mqi-tick then: the timers wait until the configuration changes"
+    assert row["next"] == "when that is over, mqi-push copies it to a compute host; run mqi-tick then: the timers wait until the configuration changes"
     said = place("mqi-case", "explain", "xc")
     assert ("needs a person" in said.out, "helps    mqi-check" in said.out) == (True, True), said
     assert "far: left alone: the timers try it again when the configuration changes: far (" in place("mqi-check", "--fast").out

@@ -154,7 +154,7 @@ def repair(run: cli.Run, reason: str) -> int:
     if not book.files():
         raise w.Damaged(f"{book.folder} has no ledger: mqi-ledger rebuild --reason ... recovers what hosts and results can prove")
     if not changes(book, mended):
-        sys.stdout.write("nothing to repair\n")
+        sys.stdout.write("nothing to repair; what hosts and results can prove beside it: mqi-ledger rebuild --reason ...\n")
         return 0
     if run.args.dry_run:
         _tell(mended, "would go")

@@ -121,20 +121,13 @@ def manifests(state: str, wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
             yield f"{path}: {error.strerror}, but the ledger names it: {again}"
 
 
-CUT = "its last line has no newline"
-
-
-def torn(book: Ledger, who: str) -> Iterator[str]:
-    """A last line without its end, which `who` sets aside, or a newest file that cannot be written to."""
-    for name in book.files()[-1:]:
-        path = os.path.join(book.folder, name)
-        if not os.path.exists(path):
-            yield f"{path}.gz: the newest file is written to, it must be plain: gunzip it"
-        elif not _is_ended(path):
-            with lock.held(os.path.join(book.folder, "ledger.lock"), 30, shared=True):  # not one that is being written
-                ended = _is_ended(path)
-            if not ended:
-                yield f"{path}: {CUT}: a write was cut off; {who} ends it, or sets it aside"
+def unfinished(book: Ledger) -> str:
+    """The newest file, if its last line has no end and nobody is writing it; else ""."""
+    for path in (os.path.join(book.folder, name) for name in book.files()[-1:]):
+        if os.path.exists(path) and not _is_ended(path):
+            with lock.held(os.path.join(book.folder, "ledger.lock"), 30, shared=True):
+                return "" if _is_ended(path) else path
+    return ""
 
 
 def _is_ended(path: str) -> bool:
@@ -144,14 +137,23 @@ def _is_ended(path: str) -> bool:
         return file.read() in (b"", b"\n")
 
 
+def packed(book: Ledger) -> Iterator[str]:
+    """That the newest file is not plain."""
+    for path in (os.path.join(book.folder, name) for name in book.files()[-1:]):
+        if not os.path.exists(path):
+            yield f"{path}.gz: the newest file is written to, it must be plain: gunzip it"
+
+
 def examine(book: Ledger, heads: Iterable[w.Head] = ()) -> Story:
     """All that mqi-ledger verify checks, in the story's trouble."""
-    story = read(book, heads)
-    half = [*torn(book, "mqi-ledger repair" if story.strange else "the next script that records")]
-    story.trouble.extend([*half, *manifests(book.folder, story.manifests)])
-    last = any(CUT in text for text in half) and {head.seq for head in story.strange} == {story.head.seq + 1}
+    story, path = read(book, heads), unfinished(book)
+    if path:  # whoever was told of that line stops everybody; else it was told to nobody
+        who = "mqi-ledger repair" if story.strange else "the next script that records"
+        story.trouble.append(f"{path}: its last line has no newline: a write was cut off; {who} ends it, or sets it aside")
+    story.trouble.extend([*packed(book), *manifests(book.folder, story.manifests)])
+    only_that = path and {head.seq for head in story.strange} == {story.head.seq + 1}
     restore = "Restore the newest backup, or accept the loss: mqi-ledger rebuild --reason ..."
-    accept = "See: mqi-ledger repair --dry-run" if last else restore
+    accept = "See: mqi-ledger repair --dry-run" if only_that else restore
     story.trouble.extend(f"{text}. {accept}" for text in story.strange.values())
     return story
 

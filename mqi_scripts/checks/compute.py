@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from mqi_scripts import words as w
 from mqi_scripts.checks import Probe, fail, ok, warn
 from mqi_scripts.checks.gateway import SKEW
-from mqi_scripts.pure import place, readers, tables
+from mqi_scripts.pure import looked, place, readers, tables
 from mqi_scripts.world.config import HostConfig
 
 SLOW = 3.0  # seconds to log in
 DISTANT = 0.1  # seconds of a round trip from which on scp, which waits for each file, is the wrong tool
 OLDEST = (3, 4, 1)  # reference: pueue.md
 TOOLS = {"coreutils": (8, 24), "util-linux": (2, 27)}  # `sync FILE`; `flock` as it is used
-LABEL = re.compile(r"mqi1:([0-9a-f]+):([0-9]+)")
 ELSEWHERE = re.compile(r"exec /bin/sh (/\S+)/bin/[0-9a-f]+/mqi-job \1 ")  # what the far side's add_task writes
 
 
@@ -128,10 +127,9 @@ def groups(look: w.Look, host: HostConfig) -> Iterator[Probe]:
 def tasks(look: w.Look, answer: str, cases: Mapping[str, w.Case], host: HostConfig) -> Iterator[Probe]:
     """Live tasks with our prefix that this ledger does not know. answer: the queue's own, which holds the command lines."""
     commands = {str(task["id"]): str(task.get("original_command", "")) for task in json.loads(answer)["tasks"].values()}
-    live = [(task, match) for task in look.tasks or () if task.state != "ended" and (match := LABEL.fullmatch(task.label))]
-    known = [task for task, match in live if (case := cases.get(match[1])) and int(match[2]) <= case.attempt]
-    others = [task for task, _ in live if (at := ELSEWHERE.match(commands[task.id])) and at[1] != host.root]
-    for task in sorted({task for task, _ in live} - {*known, *others}, key=lambda task: task.id):
+    known, strange = looked.ours((task for task in look.tasks or () if task.state != "ended"), cases)
+    others = [task for task in (*known, *strange) if (at := ELSEWHERE.match(commands[task.id])) and at[1] != host.root]
+    for task in sorted({*strange} - {*others}, key=lambda task: task.id):
         act = "kill --signal sigterm" if task.state == "running" else "remove"
         line = tables.printable(commands[task.id])[:120]
         found = f"it is {task.state} in {task.group}, and its label {task.label} is of no attempt in this ledger: {line!r}"

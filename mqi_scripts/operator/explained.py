@@ -12,7 +12,7 @@ from mqi_scripts.checks import compute
 from mqi_scripts.frame import cli
 from mqi_scripts.operator import asked, health, notes, story
 from mqi_scripts.pure import explain as sentences
-from mqi_scripts.pure import place
+from mqi_scripts.pure import looked, place
 from mqi_scripts.pure.tables import megabytes, printable
 from mqi_scripts.world import folder
 from mqi_scripts.world.host import NOBODY, hosts
@@ -33,9 +33,9 @@ def explain(run: cli.Run) -> None:
         holders = slots(run, cases, looks)
         known = known._replace(waits={**known.waits, **waits(run, cases, looks, known)})
     failed = story.told(run, {case.key for case in cases if case.status == w.FAILED}) if run.args.case else {}
+    late = sentences.late_step("mqi-poll", known, now)
     for case in cases:
-        late = sentences.late_step("mqi-poll", known, now)
-        plain = sentences.over(case, looks.get(case.host), sentences.explain(case, known, now), late)
+        plain = looked.over(case, looks.get(case.host), sentences.explain(case, known, now), late)
         for host in run.site.hosts:
             plain = plain._replace(helps=compute.typed(host, plain.helps)) if host.name == case.host else plain
         seen = [*last_words(failed.get(case.key, ())), *(world(run, case, looks, known, holders, every) if run.args.look else ())]
@@ -91,9 +91,9 @@ def waits(
     for case in cases:
         seen = looks.get(case.host)
         if isinstance(seen, w.Failure):
-            before = (*known.waits.get(case.key, ()), "", "", "", "")
-            until = before[3] if (before[0], before[2]) == (case.status, seen.category) else ""
-            found[case.key] = (case.status, str(seen), seen.category, until)
+            status, _, category, until = sentences.noted(case, known)
+            same = (status, category) == (case.status, seen.category)  # else the next try waits for something else
+            found[case.key] = (case.status, str(seen), seen.category, until if same else "")
         elif seen and case.status == w.PUSHED:
             why = f"the queue of {case.host} does not answer: {seen.trouble}" if seen.trouble else ""
             bad, may = place.broken(failed, case.host, jobs), place.allowed(case.path, limits)
@@ -116,7 +116,7 @@ def slots(run: cli.Run, cases: list[w.Case], looks: dict[str, w.Look | w.Failure
     found = Holders()
     for host in hosts(run.site, run.book):
         seen = looks.get(host.name)
-        if isinstance(seen, w.Look) and any(sentences.waits_for_slot(case, seen) for case in cases if case.host == host.name):
+        if isinstance(seen, w.Look) and any(looked.waits_for_slot(case, seen) for case in cases if case.host == host.name):
             with suppress(w.Failure):  # that the host answers was told by the look
                 found[host.name] = host.session("check", [], NOBODY, judged=False).named("holds")
     return found
@@ -134,8 +134,8 @@ def world(
             yield "host", f"{seen}" if seen else f"{name} is not in the configuration"
             continue
         yield "host", f"{name} answers" + "".join(f"; {text}" for text in seen.notes)
-        yield from sentences.seen(case, seen, known, every)
-        if sentences.waits_for_slot(case, seen):
+        yield from looked.seen(case, seen, known, every)
+        if looked.waits_for_slot(case, seen):
             yield "slot", compute.slot(case, holders.get(name, ()), every)
 
 

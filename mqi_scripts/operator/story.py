@@ -25,10 +25,8 @@ def show(run: cli.Run) -> None:
         if run.args.jsonl:
             sys.stdout.writelines(json.dumps(record) + "\n" for record, _ in stories[case.key])
             continue
-        first, *rest = heading(run.site, case)
-        why = explain.explain(case, known, run.now()).why if case.status not in (*w.PERSON, *w.CLOSED) else ""
-        lines = [first, *([f"  why       {tables.printable(why)}"] if why else []), *rest, *story(stories[case.key])]
-        sys.stdout.write("\n".join(lines) + "\n")
+        why = explain.explain(case, known, run.now()).why
+        sys.stdout.write("\n".join([*heading(run.site, case, why), *story(stories[case.key])]) + "\n")
 
 
 def told(run: cli.Run, keys: set[str]) -> dict[str, list[tuple[dict[str, Any], w.Case]]]:
@@ -40,9 +38,11 @@ def told(run: cli.Run, keys: set[str]) -> dict[str, list[tuple[dict[str, Any], w
     return stories
 
 
-def heading(site: config.Site, case: w.Case) -> Iterator[str]:
+def heading(site: config.Site, case: w.Case, why: str) -> Iterator[str]:
     facts, reason = case.facts, tables.printable(case.reason)
     yield f"{case.id}  {tables.printable(case.path)}  {case.status}" + (f": {reason}" if reason and not case.reasons else "")
+    if case.status not in (*w.PERSON, *w.CLOSED):  # the reasons of these stand in the record
+        yield f"  why       {tables.printable(why)}"
     for one in case.reasons:
         yield f"  held  {one.code}: {tables.printable(one.text)}"
     if facts.get("beams"):

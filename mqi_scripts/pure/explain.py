@@ -1,11 +1,11 @@
 """Why a case stands where it stands, what happens next and when, what helps: the sentences of mqi-report and mqi-case explain.
 
-All of it comes from the ledger and the notes that the last runs left, so that it can be told with every host down; a look adds
-what the world says now.
+All of it comes from the ledger and the notes that the last runs left, so that it can be told with every host down; what a look
+adds is in looked.py.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mqi_scripts import words as w
@@ -65,29 +65,33 @@ def explain(case: w.Case, notes: Notes, now: str) -> Plain:
     if category == w.Unreachable.category and not command:
         command = f"mqi-check --host {case.host}"
     late = late_step(step, notes, now)
-    person = needs_person(case) or _mended(why, category)
+    person = needs_person(case) or in_its_way(case, notes)
     if late and not person:
         return Plain(f"{text}; {late}", next_of(case), helps or command or "mqi-check --fast", True)
-    when = "" if left_alone(case, notes, now) else _when(case, step, notes, now)
-    return Plain(text, _follows(case, notes, now) + when, helps or command, person)
+    return Plain(text, follows(case, notes, now, _when(case, step, notes, now)), helps or command, person)
 
 
-def _mended(why: str, category: str) -> bool:
-    """Whether a person has to do something outside."""
-    return category == "config" or "`" in why
+def in_its_way(case: w.Case, notes: Notes) -> bool:
+    """Whether something outside the case keeps it, which a person is told how to mend."""
+    why, category = reason(case, notes)
+    return category == "config" or (not case.asked and "`" in why)
 
 
-def _follows(case: w.Case, notes: Notes, now: str) -> str:
-    """What happens next, after what, and when its host is tried again."""
-    (why, category), alone = reason(case, notes), left_alone(case, notes, now)
-    queue = case.status in (w.PUSHED, w.SUBMITTED) and not case.asked and category != w.Unreachable.category and "`" in why
-    first = "once that is mended, " if (category == "config" or queue or CHANGE in alone) and not needs_person(case) else ""
-    return first + next_of(case) + alone
+def follows(case: w.Case, notes: Notes, now: str, when: str = "") -> str:
+    """What happens next, after what, and when its host is tried again, where timers leave it alone; else `when`."""
+    first = "when that is over, " if in_its_way(case, notes) and not needs_person(case) else ""
+    return first + next_of(case) + (left_alone(case, notes, now) or when)
+
+
+def noted(case: w.Case, notes: Notes) -> tuple[str, str, str, str]:
+    """What the last run noted: the status that the case had, why it waited, the category, what its host's next try waits for."""
+    status, why, category, until = [*notes.waits.get(case.key, ()), "", "", "", ""][:4]
+    return status, why, category, until
 
 
 def reason(case: w.Case, notes: Notes) -> tuple[str, str]:
     """Why it does not go on, and the category; "" where nothing is wrong."""
-    status, why, category, *_ = notes.waits.get(case.key, ("", "", ""))
+    status, why, category, _ = noted(case, notes)
     if case.asked:
         more = "; ".join(one.text for one in case.reasons)
         return wish.asked(case) + (f"; beside that it is held: {more}" if more else ""), ""
@@ -98,7 +102,7 @@ def reason(case: w.Case, notes: Notes) -> tuple[str, str]:
 
 def left_alone(case: w.Case, notes: Notes, now: str) -> str:
     """When its host is tried again, where timers leave it alone; "" where they do not."""
-    status, _, _, until = [*notes.waits.get(case.key, ()), "", "", "", ""][:4]
+    status, _, _, until = noted(case, notes)
     if not until or status != case.status:
         return ""
     if until == CHANGE:
@@ -209,84 +213,6 @@ def is_still(case: w.Case, notes: Notes, now: str) -> bool:
     return bool(why or late_step(step_of(case), notes, now)) or seconds(case.since, now) > max(STILL, 2 * usual)
 
 
-# --- what a look adds
-
-
-def seen(case: w.Case, look: w.Look, notes: Notes, cases: Mapping[str, w.Case]) -> Iterator[tuple[str, str]]:
-    """What the compute host shows of the case, as (thing, sentence). cases: all by key."""
-    groups = ", ".join(f"{g.name} ({g.slots or 'unlimited'}{'' if g.running else ', paused'})" for g in look.groups)
-    yield "queue", f"does not answer: {look.trouble}" if look.trouble else f"answers; groups and slots: {groups}"
-    trace = look.traces.get(case.label) if case.attempt else None
-    if trace:
-        yield "attempt", _attempt(trace)
-        if trace.tail:
-            yield "log", "ends: " + printable(trace.tail.strip().rpartition("\n")[2])[:200]
-    if case.status == w.SUBMITTED and look.tasks is not None:
-        yield "ahead", _ahead(case, look, notes, cases)
-
-
-def waits_for_slot(case: w.Case, look: w.Look) -> bool:
-    """Its wrapper runs, and has no slot yet."""
-    trace = look.traces.get(case.label) if case.attempt else None
-    return bool(trace and trace.claim == "none" and trace.held)
-
-
-def over(case: w.Case, look: w.Look | w.Failure | None, plain: Plain, late: str) -> Plain:
-    """The same, where a look shows that the job has ended since the record was made. late: that mqi-poll does not run."""
-    trace = look.traces.get(case.label) if isinstance(look, w.Look) and case.open else None
-    if not trace or trace.held or trace.alive or not (trace.result or trace.ending):
-        return plain
-    how = trace.ending or f"exit {trace.result.get('exit') or trace.result.get('fault') or '?'}"
-    why = f"its job is over on {case.host} ({how}), and mqi-poll has not recorded it" + (late and f"; {late}")
-    return plain._replace(why=why, next="the next mqi-poll records it", helps="mqi-check --fast" if late else f"mqi-poll {case.id}")
-
-
-def _attempt(trace: w.Trace) -> str:
-    if not trace.folder:
-        return "its folder is not there"
-    claims = {"none": "has not begun", "begun": "has begun", "revoked": "is revoked: it can never start, a new one follows"}
-    said = claims.get(trace.claim, "has a claim that is none of ours")
-    lives = "it lives" if trace.held or trace.alive else "nothing of it lives" if trace.claim == "begun" else ""
-    if trace.claim == "none" and trace.held:
-        lives = "a wrapper waits for a slot, or for what is left of an older attempt"
-    result = f"result: exit {trace.result.get('exit') or trace.result.get('fault') or '?'}" if trace.result else ""
-    ended = f"ended by us: {trace.ending}" if trace.ending else ""
-    return ", ".join(filter(None, [said, lives, result, ended]))
-
-
-def before(case: w.Case, look: w.Look) -> list[w.Task]:
-    """The live tasks of its group that were there first."""
-    rest = [task for task in look.tasks or () if task.group == case.group and task.label != case.label]
-    return [t for t in rest if t.state == "running" or (t.state == "waiting" and _number(t.id) < _number(case.task))]
-
-
-def unknown(tasks: Iterable[w.Task], cases: Mapping[str, w.Case]) -> list[w.Task]:
-    """Those with our label that are of no attempt in this ledger: of another gateway, or of a ledger that was lost."""
-    ours = [(task, match) for task in tasks if (match := re.fullmatch(r"mqi1:([0-9a-f]+):([0-9]+)", task.label))]
-    return [task for task, label in ours if label[1] not in cases or int(label[2]) > cases[label[1]].attempt]
-
-
-def _ahead(case: w.Case, look: w.Look, notes: Notes, cases: Mapping[str, w.Case]) -> str:
-    """Whose tasks come before it, and when it is expected to start, from the median run time of its group."""
-    tasks = before(case, look)
-    running, strange = sum(task.state == "running" for task in tasks), len(unknown(tasks, cases))
-    others = sum(not task.label.startswith("mqi1:") for task in tasks)
-    known = len(tasks) - others - strange
-    whose = {"of this ledger": known, "of others": others, "with our label, of no case here, see mqi-check": strange}
-    parts = ", ".join(f"{count} {what}" for what, count in whose.items() if count)
-    text = f"{running} tasks run and {len(tasks) - running} wait before it in group {case.group}" + (parts and f": {parts}")
-    slots = next((group.slots for group in look.groups if group.name == case.group), 0)
-    usual = usual_of(case, notes)
-    behind = len(tasks) - slots + 1
-    if slots and usual:
-        return f"{text}; it starts in about {span(usual * max(behind, 0) / slots)} at most, by the median run time {span(usual)}"
-    return text
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 1 << 60
-
-
 # --- time
 
 
@@ -314,7 +240,7 @@ def row(case: w.Case, notes: Notes, now: str) -> dict[str, Any]:
     percent = notes.progress.get(case.key, [""])[0] if case.status == w.RUNNING else ""
     cells = (
         case.id, printable(case.path), case.status, "100%" if case.status == w.COMPLETED else percent, case.group, case.task,
-        case.submitted, case.since, case.attempt, why, category, _follows(case, notes, now), case.priority, case.host,
+        case.submitted, case.since, case.attempt, why, category, follows(case, notes, now), case.priority, case.host,
         case.completed, case.stale or False,
     )  # fmt: skip
     return dict(zip(COLUMNS, cells, strict=True))

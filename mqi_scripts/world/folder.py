@@ -154,7 +154,7 @@ def check_room(host: str, path: str, left: int, reserve: int, what: str) -> None
     """Raises Disk where less than the reserve would be left, in bytes. host: "" here."""
     if left < reserve:
         where, key = (f"{host}:{path}", f"hosts.{host}.reserve") if host else (path, "site.reserve")
-        helps = f"make room: mqi-clean; how full it is: on {host}, `df -h {path}`" if host else f"make room: `df -h {path}`"
+        helps = f"make room: mqi-clean; how full: on {host}, `df -h {path}`" if host else f"make room; how full: `df -h {path}`"
         raise Disk(f"{where}: no room for {what}: {left / 1e9:.2f} GB would be left, {key} keeps {reserve / 1e9:.2f}: {helps}")
 
 

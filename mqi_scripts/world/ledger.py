@@ -124,7 +124,7 @@ class Ledger:
         if not events and self.state().id:
             return []
         with lock.held(self._path("ledger.lock"), 30):
-            self._catch_up()
+            self._catch_up()  # first: a line that was told is not torn, it is damaged
             self._set_torn_aside()
             state = self._catch_up()
             stored, lines, head = list[w.Event](), list[bytes](), state.head
@@ -144,7 +144,7 @@ class Ledger:
                 stored.append(event)
             if lines:
                 size = _write(self._path(name), b"".join(lines), state.size if name == state.file else 0)
-                state = state._replace(head=head, file=name, size=size, end=lines[-1][-67:].decode())
+                state = state._replace(head=head, file=name, size=size, end=lines[-1].rpartition(b'"sha256":"')[2].decode())
                 self._keep(state)
             self._state = state
             return stored[len(opening) :]

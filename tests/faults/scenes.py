@@ -52,9 +52,9 @@ class Ready(Place):
     server: subprocess.Popen[str] | None = None
 
     def __call__(self, program: str, *words: str, stdin: str = "") -> Ran:
-        env = {**os.environ, "PYTHONPATH": str(REPO), **self.env}
-        self.server = server = self.server or subprocess.Popen([sys.executable, str(Path(__file__).with_name("ready.py"))], env=env, text=True,
-                                                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        assert not stdin
+        self.server = server = self.server or subprocess.Popen([sys.executable, str(Path(__file__).with_name("ready.py"))], env=self.around(),
+                                                               text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
         assert server.stdin
         assert server.stdout
         files = [self.folder.parent / name for name in ("ready.out", "ready.err")]
@@ -133,8 +133,8 @@ class Bench:
     def run(self, program: str, strace: Sequence[str] = ()) -> Ran:
         """One run of a script; what it acknowledges is remembered."""
         if strace:
-            env = {**os.environ, "PYTHONPATH": str(REPO), **self.place.env}
-            done = subprocess.run([*strace, *self.place.argv(program, "--jsonl")], capture_output=True, text=True, env=env, timeout=120)
+            argv = [*strace, *self.place.argv(program, "--jsonl")]
+            done = subprocess.run(argv, capture_output=True, text=True, env=self.place.around(), timeout=120)
             ran = Ran(done.returncode, done.stdout, done.stderr)
         else:
             ran = self.place(program, "--jsonl")

@@ -447,6 +447,7 @@ def test_every_damage_is_found_and_mended(aged: Place, damage: str) -> None:
     assert re.search(sentence, found.err), found.err
     dry = place("mqi-ledger", "repair", "--dry-run")
     assert dry.code == 0, dry
+    assert dry.out.splitlines()[-1].endswith('--reason "..."' if damage != "the last line dropped" else "--reason ...")
     assert ledgers(sight(place.state)) == ledgers(broken)
     ran = place("mqi-ledger", "repair", "--reason", "a test broke it")
     assert ran.code == 0, ran

@@ -18,7 +18,7 @@ from conftest import REPO, Place, Pueued, Sshd, alive, host_text
 
 from mqi_scripts import words as w
 from mqi_scripts.checks import compute
-from mqi_scripts.pure import explain, looked, wish
+from mqi_scripts.pure import explain, looked, tables, wish
 
 NOW = "2026-11-24T03:00:00.000Z"
 STUBBORN = 'trap "" TERM; while :; do sleep 0.1; done'
@@ -611,6 +611,12 @@ def test_what_stands_in_a_case_s_way_comes_before_what_follows(case: w.Case, wai
     assert plain.helps.startswith(helps) if helps else not plain.helps
     assert plain.person is person
     assert plain.next.startswith(explain.row(case, notes, LATER)["next"])
+
+
+def test_an_attempt_whose_slot_is_not_known_yet_runs_on_its_group() -> None:
+    begun = w.Started(BORN.key, NOW, 1, "", "", "", NOW)
+    assert tables.happened(begun, BORN) == "attempt 1 runs on g"
+    assert tables.happened(begun._replace(group="gpu0", slot="0"), BORN) == "attempt 1 runs on gpu0, slot 0"
 
 
 def test_show_says_why_a_case_waits_and_a_look_finds_nothing_wrong_where_we_never_were(local_place: Place) -> None:

@@ -158,6 +158,7 @@ def repair(run: cli.Run, reason: str) -> int:
         return 0
     if run.args.dry_run:
         _tell(mended, "would go")
+        sys.stdout.write('nothing was changed; to do it: mqi-ledger repair --reason "..."\n')
         return 0
     opened = [] if mended.id else [w.Opened("", run.now(), _identity(run))]
     with lock.held(os.path.join(book.folder, "ledger.lock"), 30):

@@ -18,7 +18,7 @@ SENTENCES: dict[type, str] = {
     w.Submitted: "attempt {e.attempt} is in the queue, task {task} of {group}",
     w.Missing: "attempt {e.attempt} shows no sign of life; a second look decides",
     w.Revoked: "attempt {e.attempt} never began and is revoked: it can never start{done}",
-    w.Started: "attempt {e.attempt} runs on {e.group}, slot {e.slot}",
+    w.Started: "attempt {e.attempt} runs on {group}{slot}",
     w.Succeeded: "attempt {e.attempt} computed; its results are still on the host",
     w.Failed: "failed: {e.reason}{log}",
     w.Salvaged: "{e.files} results of the failed attempt brought, {size}, marked as partial",
@@ -46,8 +46,8 @@ def happened(event: Any, case: w.Case | None) -> str:
     """The event alone; case: as it stands behind it."""
     return SENTENCES.get(type(event), type(event).__name__.lower()).format(
         e=event, size=megabytes(getattr(event, "bytes", 0)), reasons="; ".join(r.text for r in getattr(event, "reasons", ())),
-        parts=", ".join(getattr(event, "parts", ())), task=getattr(event, "task", "") or "unknown",
-        group=getattr(event, "group", "") or (case.group if case else ""),
+        parts=", ".join(getattr(event, "parts", ())), slot=getattr(event, "slot", "") and f", slot {event.slot}",
+        group=getattr(event, "group", "") or (case.group if case else ""), task=getattr(event, "task", "") or "unknown",
         done=f"; it is {case.status}" if case and case.status in (w.CANCELLED, w.HELD) else "",
         gone="; its host is gone for ever, whatever runs there is given up" if getattr(event, "host_is_gone", False) else "",
         log="".join(f"; its log ends: {line}" for line in getattr(event, "tail", "").splitlines()[-1:]),

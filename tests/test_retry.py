@@ -218,7 +218,7 @@ def test_a_refused_key_stops_the_host_until_something_changes_or_a_person_tries(
     assert knocks() == start + 1
     row = place.rows()["xc"]
     assert (row["category"], "it refused our key" in row["reason"]) == ("config", True)
-    assert row["next"] == "when that is over, mqi-push copies it to a compute host; run mqi-tick then: the timers wait until the configuration changes"
+    assert row["next"] == "when that is over, mqi-push copies it to a compute host; the timers wait until the configuration changes, mqi-tick by hand does not"
     said = place("mqi-case", "explain", "xc")
     assert ("needs a person" in said.out, "helps    mqi-check" in said.out) == (True, True), said
     assert "far: left alone: the timers try it again when the configuration changes: far (" in place("mqi-check", "--fast").out

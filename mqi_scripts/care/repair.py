@@ -153,12 +153,12 @@ def repair(run: cli.Run, reason: str) -> int:
     mended = mend(list(pieces(book)), why, run.now(), book.by)
     if not book.files():
         raise w.Damaged(f"{book.folder} has no ledger: mqi-ledger rebuild --reason ... recovers what hosts and results can prove")
-    if not changes(book, mended):
+    if not (changed := changes(book, mended)):
         sys.stdout.write("nothing to repair; what hosts and results can prove beside it: mqi-ledger rebuild --reason ...\n")
         return 0
     if run.args.dry_run:
         _tell(mended, "would go")
-        sys.stdout.write('nothing was changed; to do it: mqi-ledger repair --reason "..."\n')
+        sys.stdout.write(f'{", ".join(changed)} would be replaced, and the old kept; to do it: mqi-ledger repair --reason "..."\n')
         return 0
     opened = [] if mended.id else [w.Opened("", run.now(), _identity(run))]
     with lock.held(os.path.join(book.folder, "ledger.lock"), 30):
@@ -191,7 +191,7 @@ def _tell(mended: Mended, went: str) -> None:
     for piece, wrong in mended.aside:
         sys.stdout.write(f"{piece.file}, line {piece.number} of the file: {tables.printable(wrong)}: {went}\n")
     for first, last in mended.gaps:
-        sys.stdout.write(f"lines {first} to {last} of the ledger are missing: one line stands for them now\n")
+        sys.stdout.write(f"lines {first} to {last} of the ledger are missing: one line stands for them\n")
     keys = touched(mended)
     sys.stdout.writelines(f"touched: {verify.name(key, mended.cases)}\n" for key in sorted(keys))
     silent = sum(not re.search(rb'"case":"', piece.text) for piece, _ in mended.aside)

@@ -147,8 +147,8 @@ def packed(book: Ledger) -> Iterator[str]:
 def examine(book: Ledger, heads: Iterable[w.Head] = ()) -> Story:
     """All that mqi-ledger verify checks, in the story's trouble."""
     story, path = read(book, heads), unfinished(book)
-    if path:  # whoever was told of that line stops everybody; else it was told to nobody
-        who = "mqi-ledger repair" if story.strange else "the next script that records"
+    if path:  # where that line was told, or the chain breaks before it, no script records anything
+        who = "mqi-ledger repair" if story.strange or story.trouble else "the next script that records"
         story.trouble.append(f"{path}: its last line has no newline: a write was cut off; {who} ends it, or sets it aside")
     story.trouble.extend([*packed(book), *manifests(book.folder, story.manifests)])
     only_that = path and {head.seq for head in story.strange} == {story.head.seq + 1}

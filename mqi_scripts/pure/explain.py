@@ -74,7 +74,7 @@ def explain(case: w.Case, notes: Notes, now: str) -> Plain:
 def in_its_way(case: w.Case, notes: Notes) -> bool:
     """Whether something outside the case keeps it, which a person is told how to mend."""
     why, category = reason(case, notes)
-    return category == "config" or (not case.asked and "`" in why)
+    return case.status not in w.CLOSED and (category == "config" or (not case.asked and "`" in why))
 
 
 def follows(case: w.Case, notes: Notes, now: str, when: str = "") -> str:
@@ -106,7 +106,7 @@ def left_alone(case: w.Case, notes: Notes, now: str) -> str:
     if not until or status != case.status:
         return ""
     if until == CHANGE:
-        return f"; run mqi-tick then: the timers wait until {CHANGE}"
+        return f"; the timers wait until {CHANGE}, mqi-tick by hand does not"
     left = seconds(now, until)
     return f", at the next try, {until[:19]}Z (in {span(left)})" if left > 0 else ", at the next try, which is due"
 

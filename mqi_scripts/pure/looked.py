@@ -64,14 +64,14 @@ def ours(tasks: Iterable[w.Task], cases: Mapping[str, w.Case]) -> tuple[list[w.T
 
 def _ahead(case: w.Case, look: w.Look, notes: Notes, cases: Mapping[str, w.Case]) -> str:
     """Whose tasks come before it, and when it is expected to start, from the median run time of its group."""
-    tasks = [task for task in look.tasks or () if task.group == case.group and task.state != "ended" and task.label != case.label]
+    tasks = [task for task in look.tasks or () if task.group == case.group and task.label != case.label]
     running = [task for task in tasks if task.state == "running"]
     waiting = [task for task in tasks if task.state == "waiting" and _number(task.id) < _number(case.task)]
     before = len(running) + len(waiting)
     known, strange = ours([*running, *waiting], cases)
     text = f"{len(running)} tasks run and {len(waiting)} wait before it in group {case.group}"
     text += f", {before - len(known) - len(strange)} of these not ours"
-    text += f", {len(strange)} with our label and of no case here, see mqi-check" if strange else ""
+    text += f", {len(strange)} with our label and of no attempt here, see mqi-check" if strange else ""
     slots = next((group.slots for group in look.groups if group.name == case.group), 0)
     usual = usual_of(case, notes)
     if slots and usual:

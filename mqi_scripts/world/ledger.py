@@ -123,8 +123,9 @@ class Ledger:
         """
         if not events and self.state().id:
             return []
+        # it catches up before it sets anything aside, too: a line that was told is not torn, it is damaged
         with lock.held(self._path("ledger.lock"), 30):
-            self._catch_up()  # first: a line that was told is not torn, it is damaged
+            self._catch_up()
             self._set_torn_aside()
             state = self._catch_up()
             stored, lines, head = list[w.Event](), list[bytes](), state.head

@@ -87,6 +87,7 @@ def test_ctrl_c_ends_the_line(far_place: Place, pueued: Pueued) -> None:
         said = tick.communicate(timeout=30)[1]
     finally:
         pueued.signal(signal.SIGCONT)
-    assert tick.returncode == 130
+    # a shell calls both 130: where it hit a namedtuple's eval, `python -m` ends by the signal though it was caught
+    assert tick.returncode in (130, -signal.SIGINT), said
     assert "mqi-submit: stopped" in said
     assert "mqi-poll" not in said

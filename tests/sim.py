@@ -179,7 +179,7 @@ class World:
             p.job = False
             if p.wrapper and attempt and self.full_there:
                 if self.chance.random() < 0.5:  # else there is room for nothing at all
-                    attempt.result = {"exit": "", "signal": "", "fault": "disk-full", "manifest": ""}
+                    attempt.result = {"exit": "", "signal": "", "fault": "disk-full-or-output-unreadable", "manifest": ""}
             elif p.wrapper and attempt:
                 attempt.result = {"exit": str(p.exit), "signal": "TERM" if p.termed else "", "fault": "",
                                   "manifest": f"out-{p.key}-{p.number}-{attempt.digest}"}  # fmt: skip

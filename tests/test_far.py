@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import JOB, REPO, Place, Pueued, host_text
+from conftest import JOB, REPO, Place, Pueued, host_text, need
 
+from mqi_scripts.pure import readers
 from mqi_scripts.world.host import FAR
 
 SHELLS = ["dash", "bash"]
@@ -316,12 +317,36 @@ def test_a_queue_in_its_default_place_is_found(tmp_path: Path, monkeypatch: pyte
         daemon.wait(20)
 
 
-def test_a_result_that_cannot_be_read_is_not_just_left_out_of_the_list(paused: Place) -> None:
+@pytest.mark.parametrize("locked", ["echo x >locked.out; chmod 0 locked.out", "mkdir d; echo x >d/x.out; chmod 0 d"], ids=["a file", "a folder"])
+def test_a_result_that_cannot_be_read_is_not_just_left_out_of_the_list(locked: str, paused: Place) -> None:
     """Without a list of all that came out there is no verdict of success, whatever else came out."""
     attempt = submitted(paused)
-    (attempt / "command").write_text('cp "$MQI_INPUT/plan.txt" plan.out; echo x >locked.out; chmod 0 locked.out\n')
+    (attempt / "command").write_text(f'cp "$MQI_INPUT/plan.txt" plan.out; {locked}\n')
     as_anybody = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     key, number = attempt.parent.name, "1"
     argv = [*as_anybody, "dash", os.path.join(FAR, "mqi-job.sh"), str(paused.root), key, number]
     subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, start_new_session=True, check=False)
-    assert " exit= signal= fault=disk-full " in (attempt / "result").read_text()
+    assert " exit= signal= fault=disk-full-or-output-unreadable " in (attempt / "result").read_text()
+
+
+@pytest.mark.parametrize(("failure", "success", "log", "said"), [
+    ("", "", "all good", "end\n"), ("CUDA error", "", "all good", "end\n"), ("CUDA error", "all good", "all good", "end\n"),
+    ("CUDA error\nNaN", "done", "a NaN here\nb", "failure a NaN here\nmissing done\nend\n"), ("NaN", "", None, ""), ("", "done", None, ""), ("NaN", "done", None, ""),
+])  # fmt: skip
+def test_the_markers_have_an_end_only_if_all_of_the_log_was_read(failure: str, success: str, log: str | None, said: str, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir() if log is None else (tmp_path / "log").write_text(f"{log}\n")
+    text = f'. {FAR}/mqi-remote.sh; failure=$1 success=$2; marks "$3"'
+    for shell in ("dash", "bash"):
+        ran = subprocess.run([need(shell), "-c", text, "sh", failure, success, str(tmp_path / "log")], capture_output=True, text=True)
+        assert (ran.stdout, ran.returncode == 0) == (said, bool(said)), ran
+    if said:
+        assert len(readers.marks(said)) == said.count("\n") - 1
+    for cut in range(len(said)):
+        with pytest.raises(readers.Unreadable):
+            readers.marks(said[:cut])
+
+
+def test_markers_that_the_disk_has_no_room_for_are_no_answer() -> None:
+    text = f'. {FAR}/mqi-remote.sh; failure=x success=y; marks {FAR}/mqi-job.sh >/dev/full'
+    for shell in ("dash", "bash"):
+        assert subprocess.run([need(shell), "-c", text], capture_output=True).returncode

@@ -378,7 +378,7 @@ def test_a_word_that_is_not_of_its_form_is_refused(name: str, word: str, gate: G
 KEY, SUM = "0123456789abcdef0123", "0" * 64
 VERBS = [
     ("check", "x"), ("look", KEY), ("look", f"{KEY} 1 x"), ("look", "../.. 1"), ("stage", f"{KEY} 1"), ("stage", f"{KEY} ../../x"), ("stage", f"../x {SUM}"),
-    ("publish", f"{KEY} {SUM} {KEY}"), ("publish", f"/etc {SUM}"), ("results", f"{KEY} 1"), ("results", f"* . . {KEY} ../x"), ("results", "* . . /etc 1"),
+    ("publish", f"{KEY} {SUM} {KEY}"), ("publish", f"/etc {SUM}"), ("results", f"{KEY} 1"), ("results", f"9 * . . {KEY} ../x"), ("results", "9 * . . /etc 1"), ("results", f"9; * . . {KEY} 1"),
     ("end", f"why 10 {KEY} 0"), ("end", f"why 100 {KEY} 1"), ("end", f"why $(id) {KEY} 1"), ("end", f"a b 10 {KEY} 1"), ("send", ""), ("bring", ""),
     ("clean", ""), ("clean", "1"), ("clean", f"2 1440 {KEY} 1"), ("clean", f"1 -1 {KEY} 1"), ("clean", f"1 1440 {KEY}"), ("clean", "1 1440 ../x 1"),
     ("clean", f"1 1440 {KEY} ../x"), ("clean", f"1 1440 {KEY[:-1]}* 1"), ("clean", f"1 1440 {KEY} 1 x"), ("clean", f"1 $(id) {KEY} 1"),

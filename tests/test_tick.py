@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from conftest import REPO, Place, Pueued, Sshd
+from conftest import REPO, Place, Pueued, Sshd, host_text
 
 
 def test_ticks_alone_bring_a_case_from_the_inbox_to_its_result(far_place: Place) -> None:
@@ -35,6 +35,26 @@ def test_one_look_at_a_host_serves_the_whole_line(far_place: Place, sshd: Sshd) 
     deadline = time.monotonic() + 60
     while {row["status"] for row in far_place.rows().values()} != {"completed"}:
         assert far_place("mqi-tick").code == 0
+        assert time.monotonic() < deadline
+
+
+def test_a_job_is_ended_though_another_case_waits_for_the_queue(tmp_path: Path) -> None:
+    place = Place(tmp_path / "site", host_text("local", "direct", "tar", None, None).replace("queue_depth = 100", "queue_depth = 1"), "sleep 300")
+    for number in range(5):
+        place.case(f"c{number}")
+    deadline = time.monotonic() + 60
+    while not {"pushed", "running"} <= {row["status"] for row in place.rows().values()}:
+        place("mqi-tick")
+        assert time.monotonic() < deadline
+    name = next(name for name, row in place.rows().items() if row["status"] == "running")
+    assert place("mqi-case", "cancel", name, "--reason", "a test").code == 0
+    ran = place("mqi-tick")
+    assert (ran.code, place.rows()[name]["status"]) == (0, "cancelled"), ran
+    for name, row in place.rows().items():
+        if row["status"] != "cancelled":
+            place("mqi-case", "cancel", name, "--reason", "the test is over")
+    while {row["status"] for row in place.rows().values()} != {"cancelled"}:
+        assert place("mqi-tick").code == 0
         assert time.monotonic() < deadline
 
 

@@ -159,6 +159,59 @@ def test_not_before_that_is_moved_marks_no_finished_case(local_place: Place) -> 
     assert (rows["b"]["status"], rows["b"]["category"]) == ("held", "application")
 
 
+def test_nothing_is_said_of_closed_cases_when_the_way_that_the_inbox_is_read_changes(local_place: Place) -> None:
+    local_place.case("done")
+    local_place.until("completed")
+    (local_place.case("odd") / "link").symlink_to("plan.txt")
+    for name in ("odd", "gone"):
+        if name == "gone":
+            local_place.case(name)
+        for _ in range(2):
+            local_place("mqi-scan")
+        assert local_place("mqi-case", "cancel", name, "--reason", "a test").code == 0
+    before = local_place("mqi-scan").out + local_place("mqi-scan").out + local_place.ledger().decode()
+    for _ in range(2):
+        text = local_place.config.read_text()
+        local_place.config.write_text(text.replace('quiet = "0s"', 'quiet = "0s"\nmax_depth = 7') if "max_depth" not in text else text)
+        for _ in range(3):
+            ran = local_place("mqi-scan")
+            assert (ran.code, ran.out) == (0, ""), ran
+            assert "quicker" not in ran.err, ran
+    assert before.endswith(local_place.ledger().decode())
+
+
+def test_a_scan_that_is_killed_remembers_what_it_has_read(local_place: Place) -> None:
+    for number in range(120):
+        local_place.case(f"c{number}")
+    with (local_place.case("large") / "large").open("wb") as file:
+        file.truncate(18 << 30)  # read last, and for long
+    memo = local_place.state / "cache" / "scan"
+    scan = subprocess.Popen(local_place.argv("mqi-scan"), env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not memo.exists():
+        assert scan.poll() is None
+    scan.kill()
+    scan.wait()
+    assert sum("cases" in entry for entry in json.loads(memo.read_text()).values()) == 100
+    assert local_place.ledger().count(b'"found"') == 100
+
+
+def test_an_input_that_cannot_get_its_name_there_is_told(local_place: Place) -> None:
+    pushed(local_place, "first")
+    local_place.case("a")
+    local_place("mqi-scan")
+    before = local_place.ledger()
+    key = json.loads(before.splitlines()[-1])["case"]
+    (local_place.root / "cases" / key).touch()
+    ran = local_place("mqi-push")
+    assert ran.code == 69, ran
+    assert f"it cannot be moved into {local_place.root}/cases/{key}" in ran.err
+    assert local_place.ledger() == before
+    assert "it cannot be moved" in local_place.rows()["a"]["reason"]
+    (local_place.root / "cases" / key).unlink()
+    assert local_place("mqi-push").code == 0
+    assert local_place.rows()["a"]["status"] == "pushed"
+
+
 # --- full disks: real ones, of 70 MB, in a name space of their own
 
 
@@ -199,6 +252,22 @@ def test_more_than_fits_into_the_outbox_at_once_travels_in_batches_without_an_al
     ran = in_a_small_disk(place, place.state, "20M", "mqi-push", "--jsonl")
     assert ran.returncode == 0, ran.stderr
     assert [json.loads(line)["type"] for line in ran.stdout.splitlines() if line.startswith("{")].count("pushed") == 3
+
+
+def test_results_that_do_not_fit_here_at_once_come_in_batches(tmp_path: Path) -> None:
+    place = Place(tmp_path / "site", host_text("local", "direct", "tar", None, None), 'head -c 20000000 "$MQI_INPUT/large" >large.out')
+    place.config.write_text(place.config.read_text().replace(f"reserve = {64 << 20}", f"reserve = {1 << 20}", 1))
+    for name in "abc":
+        (place.case(name) / "large").write_bytes(name.encode() * (20 << 20))
+    deadline = time.monotonic() + 60
+    while {row["status"] for row in place.rows().values()} != {"computed"}:
+        for program in ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll"):
+            place(program)
+        assert time.monotonic() < deadline
+    ran = in_a_small_disk(place, place.state, "20M", "mqi-fetch", "--jsonl")
+    assert ran.returncode == 0, ran.stderr
+    assert [json.loads(line)["type"] for line in ran.stdout.splitlines() if line.startswith("{")].count("completed") == 3
+    assert [(place.results / name / "large.out").stat().st_size for name in "abc"] == [20_000_000] * 3
 
 
 def test_what_travels_together_is_bounded_in_files_and_bytes_and_never_nothing() -> None:

@@ -391,7 +391,7 @@ def test_a_result_that_is_damaged_on_the_host_is_named_and_never_completed(tmp_p
     (damaged,) = place.root.glob(f"cases/*/attempt-1/output/{DOSE}")
     damaged.write_bytes(damaged.read_bytes()[:-1])
     row = place.until("failed")[folder.name]
-    assert f"{DOSE} did not verify in 3 fetches" in row["reason"]
+    assert f"{DOSE} did not verify in 4 fetches" in row["reason"]
     assert "can help" in row["next"]
 
 

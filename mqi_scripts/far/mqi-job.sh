@@ -33,8 +33,9 @@ ticks=${20}
 echo "mqi1:$key:$number $3 $ticks $boot ${up%.*} group=$group slot=$slot since=$since host=$(uname -n) pid=$$ wrapper=${wrapper##*/}" >status.new && keep status || exit 74
 
 # 2. how it ends, whoever ends it: the first one's reason stands
+unlisted=disk-full-or-output-unreadable
 result() { # EXIT FAULT
-  manifest=$(sha256sum 2>/dev/null <output.sha256) || set -- "" "${2:-disk-full}"
+  manifest=$(sha256sum 2>/dev/null <output.sha256) || set -- "" "${2:-$unlisted}"
   echo "mqi1:$key:$number exit=$1 signal=$termed fault=$2 manifest=${manifest%% *} clock=${jumped:-0} since=$since until=$(now)" >result.new && keep result
 }
 # shellcheck disable=SC2317 # the trap calls it
@@ -89,13 +90,8 @@ kill $watch 2>/dev/null
 clock
 jumped=$((drift - ahead))
 if [ $jumped -ge -2 ] && [ $jumped -le 2 ]; then jumped=0; else touch -d @0 made; fi
-sums() { find . -type f "$@" -newer ../made -print0 | sort -z | xargs -0 -r sha256sum; }
-zeros=$(printf %064d 0)
-if (cd output && sums && sums ! | sed "s/^\(\\\\\{0,1\}\)[0-9a-f]*/\1$zeros/") >output.sha256.new &&
-  keep output.sha256 && sync -f output; then
-  result "$code" ''
-else
-  result '' disk-full
-fi
+sums() { find . -type f "$@" -newer ../made -print0 >../found && sort -z -o ../found ../found && xargs -0 -r sha256sum <../found; }
+if (cd output && sums && sums ! >../old) >output.sha256.new &&
+  sed "s/^\(\\\\\{0,1\}\)[0-9a-f]*/\1$(printf %064d 0)/" old >>output.sha256.new && rm -f found old && keep output.sha256 && sync -f output; then result "$code" ''; else result '' "$unlisted"; fi
 [ -z "$termed" ] || exit 143
 exit "$code"

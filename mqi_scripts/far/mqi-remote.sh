@@ -171,8 +171,8 @@ do_publish() { # [KEY DIGEST]...
 
 publish_one() {
   from=$root/staging/$1-$2 to=$root/cases/$1
-  mkdir -p "$to" && : >>"$to/lock" && mv -T "$from/manifest" "$to/input-$2.sha256" &&
-    mv -T "$from/files" "$to/input-$2" && chmod -R a-w "$to/input-$2" && rm -rf "$from" && say published "$1" "$2"
+  { mkdir -p "$to" && : >>"$to/lock" && mv -T "$from/manifest" "$to/input-$2.sha256" && mv -T "$from/files" "$to/input-$2" &&
+    chmod -R a-w "$to/input-$2" && rm -rf "$from" && say published "$1" "$2"; } || say wrong "$1" "it cannot be moved into $to"
 }
 
 verify() { # KEY DIGEST: it is good if what is staged is the manifest's files and nothing else; what is wrong goes
@@ -256,14 +256,16 @@ end_each() { # SIGNAL [KEY ATTEMPT]...: 0 if no such group lives
 # --- results: the files that match a pattern, hard-linked under their line number in the output manifest, and beside them
 # what the wrapper wrote of the attempt and what the markers say of its log
 
-do_results() { # PATTERNS FAILURE-MARKERS SUCCESS-MARKERS (one a line each) [KEY ATTEMPT]...
-  owner && patterns=$1 failure=$2 success=$3 && shift 3
+do_results() { # MEGABYTES PATTERNS FAILURE-MARKERS SUCCESS-MARKERS (one a line each) [KEY ATTEMPT]...: the first that fit, at least one
+  owner && most=$(($1 * 1000)) patterns=$2 failure=$3 success=$4 && shift 4 && first=$1
   [ "${owned%% *}" = "$ledger" ] && rm -rf "$root/outgoing" && mkdir "$root/outgoing" || return 74
   while [ $# -gt 1 ]; do
     if ! link_results "$root/cases/$1/attempt-$2" "$root/outgoing/$1-$2"; then
       head -c 1000000 /dev/zero >"$root/outgoing/room" || return 74 # else a full disk would count as damaged results
       rm "$root/outgoing/room" && say wrong "$1" "its results cannot be read"
     fi
+    most=$((most - $(size "$root/outgoing/$1-$2")))
+    [ "$most" -gt 0 ] || { [ "$first" = "$1" ] || rm -rf "$root/outgoing/$1-$2" && break; }
     shift 2
   done
 }
@@ -288,11 +290,13 @@ END
   done <"$1/output.sha256"
 }
 
-marks() { # LOG: lines of it that hold a failure marker, success markers that it lacks
-  [ -z "$failure" ] || printf '%s\n' "$failure" | grep -a -m 3 -F -f - -- "$1" | cut -c 1-300 | sed 's/^/failure /'
+marks() { # LOG: lines of it that hold a failure marker, success markers that it lacks; and, if all was read and said, `end`
+  if [ -n "$failure" ] && { printf '%s\n' "$failure" | grep -q -a -F -f - -- "$1" || [ $? -ne 1 ]; }; then
+    printf '%s\n' "$failure" | grep -a -m 3 -F -f - -- "$1" | cut -c 1-300 | sed 's/^/failure /' | grep -a . || return
+  fi
   [ -z "$success" ] || printf '%s\n' "$success" | while IFS= read -r mark; do
-    grep -q -a -F -e "$mark" -- "$1" || printf 'missing %s\n' "$mark"
-  done
+    grep -q -a -F -e "$mark" -- "$1" || { [ $? -eq 1 ] && printf 'missing %s\n' "$mark"; } || exit
+  done && printf 'end\n'
 }
 
 # --- clean: what cases at rest leave of input and output gets another name, whole, and goes; so do their tasks, but for the
@@ -390,7 +394,7 @@ enter() { # COMMAND: its words are one line, a blank between two, each byte of a
   'mqi-remote look') form="( $at)*" ;;
   'mqi-remote stage' | 'mqi-remote publish' | 'mqi-remote survey') form="( [0-9a-f]{20} $sum)*" ;;
   'mqi-remote submit') form=" $id  $text $text $n( revoke $at)*( add $at $sum $group $n $devices)* look( $at)*" ;;
-  'mqi-remote results') form=" $text $text $text( $at)*" ;;
+  'mqi-remote results') form=" $n $text $text $text( $at)*" ;;
   'mqi-remote clean') form=" [01] $n( [0-9a-f]{20} $n)*" ;;
   'mqi-remote end') form=" $text [0-9]{1,2}( $at)*" ;;
   *) refuse "this key opens a gate, and that is no command of it (hosts.<name>.gate = true on the gateway)" ;;

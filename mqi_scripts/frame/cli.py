@@ -186,11 +186,7 @@ def parser(name: str, doc: str, *, line: bool = False) -> argparse.ArgumentParse
 def script(name: str, doc: str, work: Work) -> Callable[..., int]:
     """The main of a script of the line: one run at a time, health noted."""
 
-    def main(argv: Sequence[str] | None = None) -> int:
-        args = parser(name, doc, line=True).parse_args(argv)
-        return boundary(name, lambda: once(name, args, work))
-
-    return main
+    return lambda argv=None: boundary(name, lambda: once(name, parser(name, doc, line=True).parse_args(argv), work))
 
 
 def once(name: str, args: argparse.Namespace, work: Work) -> int:

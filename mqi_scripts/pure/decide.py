@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mqi_scripts import words as w
 
 TRIES = 3  # fetches of results that do not verify
-OVERTIME = 60  # seconds that the wrapper has to end its job by itself
+OVERTIME = 600  # seconds that the wrapper has beside the job's: to read the input and the output, and to end the job by itself
 SILENT = "its log did not grow for job.silent_limit"  # why a job is ended
 OLD = "0" * 64  # the sum of what the wrapper found in the output that its job did not write
 SIGNALS = {
@@ -254,7 +254,7 @@ def fetch(case: w.Case, got: Brought, globs: Sequence[str], tries: int, now: str
     faults += [*got.marks, *(text for _, text in got.wrong)]
     if not whole:
         what = ", ".join(torn[:3]) or "the list of its results"
-        faults = [f"{what} did not verify in {tries} fetches: damaged on {case.host}"]
+        faults = [f"{what} did not verify in {tries + 1} fetches: damaged on {case.host}"]
     if faults:
         category = "application" if whole else "system"
         reason = "; ".join(dict.fromkeys(faults))

@@ -186,9 +186,11 @@ def manifest(text: str) -> dict[str, str]:
 
 
 def marks(text: str) -> list[str]:
-    """What the markers say of a log, a sentence each."""
-    said = []
-    for line in text.splitlines():
+    """What the markers say of a log, a sentence each. Raises Unreadable where its end is missing."""
+    said, (*lines, end) = list[str](), text.split("\n")[:-1] or [""]
+    if end != "end":
+        raise Unreadable("what the markers say of the log is cut off")
+    for line in lines:
         kind, _, rest = line.partition(" ")
         said.append(f"its log says: {show(rest)}" if kind == "failure" else f"its log lacks the success marker {show(rest)}")
     return said

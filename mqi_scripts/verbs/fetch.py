@@ -14,6 +14,7 @@ from mqi_scripts.world import files, folder
 from mqi_scripts.world.host import Host
 
 MARK = ".mqi-results"
+BYTES = 4 << 30  # of a batch: one copy has hosts.<name>.timeout, and this must fit here
 
 
 def work(run: cli.Run) -> None:
@@ -42,7 +43,14 @@ def check_mark(run: cli.Run) -> None:
 
 
 def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
-    """Two sessions for all: the far side links the results under numbers, one copy brings them."""
+    """In batches: a small number of sessions, whatever the number of cases; a copy that breaks off costs one batch."""
+    while cases:
+        some = bring(run, host, cases)
+        cases = [case for case in cases if case.key not in some]
+
+
+def bring(run: cli.Run, host: Host, cases: list[w.Case]) -> set[str]:
+    """Two sessions for a batch: the far side links results under numbers, one copy brings them. Which these were, by key."""
     import shutil  # noqa: PLC0415
 
     from mqi_scripts.world.results import settle  # noqa: PLC0415
@@ -50,11 +58,13 @@ def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     inbound, job = os.path.join(run.site.state, "inbound", host.name), run.site.job
     shutil.rmtree(inbound, ignore_errors=True)
     os.mkdir(inbound, 0o700)
-    for path in (run.site.state, run.site.results):
-        folder.check_room("", path, folder.free(path)[0], run.site.reserve, f"the results of {len(cases)} cases")
+    check_room(run, len(cases))
     globs = [*job.results, *filter(None, [job.results_per_beam])]
-    wrong = host.results(globs, job, [(case.key, case.attempt) for case in cases])
-    host.bring(inbound)
+    most = max(1, min(BYTES, folder.free(inbound)[0] - run.site.reserve) // 1_000_000)
+    wrong = host.results(most, globs, job, [(case.key, case.attempt) for case in cases])
+    host.bring(inbound, lambda _: check_room(run, len(cases)))
+    there = {name.partition("-")[0] for name in os.listdir(inbound)} | wrong.keys()
+    cases = [case for case in cases if case.key in there] or cases
     tries = files.read_note(os.path.join(run.site.state, "health", "mqi-fetch.json")).get("tries", {})
     for case in cases:
         with run.isolated([case]):
@@ -66,6 +76,13 @@ def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
                 raise w.Unreachable(f"{case.id} on {host.name}: {why}; the next mqi-fetch tries again")
             run.record(events)
     shutil.rmtree(inbound, ignore_errors=True)
+    return {case.key for case in cases}
+
+
+def check_room(run: cli.Run, count: int) -> None:
+    """Raises Disk, also while they come."""
+    for path in (run.site.state, run.site.results):
+        folder.check_room("", path, folder.free(path)[0], run.site.reserve, f"the results of {count} cases")
 
 
 main = cli.script("mqi-fetch", __doc__ or "", work)

@@ -93,8 +93,9 @@ def ship(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
     same = [case for case in cases if case.key in ready or case.key in staged.published]
     done, wrong = host.publish([(case.key, case.digest) for case in same], run.book.state().head)
     run.record([w.Pushed(case.key, run.now(), host.name, case.digest) for case in same if case.key in done])
-    for case in [case for case in same if case.key in wrong]:
-        text = f"{case.id} on {host.name}: {wrong[case.key]}; the next mqi-push sends what is missing"
+    for case in [case for case in same if case.key not in done]:
+        why = wrong.get(case.key, "it did not get its name, and nobody said why")
+        text = f"{case.id} on {host.name}: {why}; the next mqi-push sends what is missing"
         run.failed(w.Unreachable(text), [case])
 
 

@@ -22,7 +22,7 @@ from mqi_scripts.world import files, folder
 
 DAY = 86400.0
 LARGE = 1 << 30  # bytes of a held folder that is not read for its digest
-BATCH = 100  # events that a long first scan gathers for one write
+BATCH, WHILE = 100, 60.0  # events, or seconds, after which a long scan records what it found, and remembers what it read
 
 
 def work(run: cli.Run) -> None:
@@ -36,8 +36,10 @@ def work(run: cli.Run) -> None:
     if not run.args.dry_run:
         run.book.append([], run.now())  # a new ledger gets its id, which every key needs
     words, ledger, memo = [*run.named()], run.book.state().id, files.read_note(memo_file)
-    known = {path: memo.get(path, {}) for path in paths}
-    keys = {path: key_of(ledger, path, known[path]) for path in paths}
+    under = codec.sha256(repr((ledger, __version__, site.scan)).encode())  # what a folder's cases are read by
+    known = {path: one if (one := memo.get(path, {})).get("under") == under else one | {"settled": ""} for path in paths}
+    last = {path: known[path].get("key", (None, "")) for path in paths}  # known ones are not hashed again
+    keys = {path: str(key) if of == ledger else codec.key(ledger, path) for path, (of, key) in last.items()}
     own = {path: {*known[path].get("parts", {}).values()} or {keys[path]} for path in paths}
     begin = tuple(words)
     chosen = [p for p in paths if not run.args.case or p in words or any(key.startswith(begin) for key in {keys[p], *own[p]})]
@@ -57,25 +59,24 @@ def work(run: cli.Run) -> None:
         by_folder.setdefault(case.folder, {})[case.key] = case
     twins: dict[str, str] = {}
     gone = [case for case in cases.values() if case.folder not in known] if not run.args.case else []
-    events = [event for case in gone if (event := decide.scan(case.key, case, None, "", "", run.now()))]
+    events, since = [event for case in gone if (event := decide.scan(case.key, case, None, "", "", run.now()))], time.monotonic()
     for path in chosen:
         with run.isolated():
             known[path], found = judge(run, path, known[path], by_folder.get(path, {}), twins)
-            known[path]["key"] = [ledger, keys[path]]
+            known[path] |= {"key": [ledger, keys[path]], "under": under}
             events += found
-        if len(events) >= BATCH:
-            run.record(events)
-            events = []
-    run.record(events)
-    if not run.args.dry_run:
-        files.write_note(memo_file, known)
+        if len(events) >= BATCH or time.monotonic() - since > WHILE:
+            remember(run, memo_file, known, events)
+            events, since = [], time.monotonic()
+    remember(run, memo_file, known, events)
     run.note["arriving"] = [path for path, entry in known.items() if entry.get("arriving")]
 
 
-def key_of(ledger: str, path: str, memo: dict[str, Any]) -> str:
-    """The case's key; known ones are not hashed again."""
-    of, key = memo.get("key", (None, ""))
-    return str(key) if of == ledger else codec.key(ledger, path)
+def remember(run: cli.Run, memo_file: str, known: dict[str, Any], events: list[w.Event]) -> None:
+    """The ledger first: what is lost of the memory is read again."""
+    run.record(events)
+    if not run.args.dry_run:
+        files.write_note(memo_file, known)
 
 
 def judge(
@@ -84,7 +85,7 @@ def judge(
     """The scan's memory of one folder, and what there is to record of its cases (mine: the known ones by key)."""
     done = min((case.completed for case in mine.values()), default=memo.get("done", ""))
     age = time.time() - datetime.fromisoformat(done).timestamp() if done else 0
-    if age > run.site.scan.watch and time.time() - memo.get("watched", 0.0) < DAY:
+    if age > run.site.scan.watch and abs(time.time() - memo.get("watched", 0.0)) < DAY:
         return memo, []
     entry, quiet = look(run, path, memo, mine)
     entry["done"] = done
@@ -127,10 +128,12 @@ def look(run: cli.Run, path: str, memo: dict[str, Any], mine: dict[str, w.Case])
         text = f"it cannot be read: {error.strerror} (chmod, or the account that runs mqi-scan)"
         seen = folder.Folder({}, "unreadable", 0, (w.Reason("unreadable", "", text),))
     except FileNotFoundError:
-        return {"settled": "", "sign": "", **memo}, False  # it went while we looked: the next scan says so
+        return memo, False  # it went while we looked: the next scan says so
     except OSError as error:
         raise w.Unreachable(f"{path} in the inbox: {error}: nothing is known of it now") from None
-    if not mine and memo.get("settled", seen.sign) != seen.sign:  # it was closed and still, so that nobody asked for its cases
+    if not mine and memo.get("settled"):  # it was closed and still, so that nobody asked for its cases
+        if memo["settled"] == seen.sign:
+            return memo | {"watched": time.time()}, False
         mine.update({case.key: case for case in run.book.cases().values() if case.folder == path})
     same = memo if memo.get("sign") == seen.sign else {}
     entry = {"sign": seen.sign, "since": min(same.get("since", now), now), "first": min(memo.get("first", now), now),
@@ -181,7 +184,7 @@ def listed(top: int, content: profiles.Content, seen: folder.Folder, known: bool
 
 def remembered(run: cli.Run, path: str, content: profiles.Content, manifest: str, seen: folder.Folder) -> dict[str, Any]:
     """A case of the folder as the scan's memory has it; its manifest is kept beside the ledger."""
-    key = key_of(run.book.state().id, os.path.join(path, content.part) if content.part else path, {})
+    key = codec.key(run.book.state().id, os.path.join(path, content.part) if content.part else path)
     digest = codec.sha256(manifest.encode()) if manifest else ""
     if digest and not run.args.dry_run:
         files.write_whole(folder.manifest_file(run.site.state, key, digest), manifest.encode())

@@ -42,7 +42,7 @@ Add = NamedTuple("Add", [("key", str), ("attempt", int), ("digest", str), ("grou
 class Host:
     """A compute host. ledger: our ledger's id. used: this ledger has used the root before. answers: a session was answered."""
 
-    seen: dict[str, Look] = {}  # the newest look of this process, by host
+    seen: dict[str, tuple[Look, str]] = {}  # the newest look of this process, and the root's head then, by host
     sharing = False  # mqi-tick: the line in one process
 
     def __init__(self, config: HostConfig, state: str, ledger: str, used: bool, holds: Callable[[Head], bool]) -> None:
@@ -55,9 +55,10 @@ class Host:
 
     def look(self, wanted: Iterable[tuple[str, int]]) -> Look:
         """Of these attempts, and of the queue. sharing: the newest look of this process will do if it has them all."""
-        wanted, last = [*wanted], self.seen.get(self.name) if self.sharing else None
+        wanted, (last, shown) = [*wanted], self.seen.get(self.name, (None, "")) if self.sharing else (None, "")
         if not last or not all(f"mqi1:{key}:{attempt}" in last.traces for key, attempt in wanted):
-            last = self._looked(self.session("look", _words(wanted), NOBODY))
+            return self._looked(self.session("look", _words(wanted), NOBODY))
+        self.shown = shown
         return last
 
     def stage(self, wanted: Iterable[tuple[str, str]], head: Head) -> Staged:
@@ -87,10 +88,11 @@ class Host:
         self.seen.pop(self.name, None)
         self.session("end", [reason, grace, *_words(wanted)], head)
 
-    def results(self, patterns: Sequence[str], job: Job, wanted: Iterable[tuple[str, int]]) -> dict[str, str]:
-        """Make the matching results ready for `bring`, with what the job's markers say of the logs; why some are not."""
+    def results(self, most: int, patterns: Sequence[str], job: Job, wanted: Iterable[tuple[str, int]]) -> dict[str, str]:
+        """Make the matching results ready for `bring`, with what the job's markers say of the logs: of the first that make so many
+        megabytes, at least of one; why some are not."""
         lists = ["\n".join(words) for words in (patterns, job.failure_markers, job.success_markers)]
-        said = self.session("results", [*lists, *_words(wanted)], NOBODY)
+        said = self.session("results", [most, *lists, *_words(wanted)], NOBODY)
         return {key: why for key, why in said.named("wrong")}
 
     # files: a pipe of two tars, or scp; what they say of themselves is no evidence, both sides verify
@@ -105,16 +107,16 @@ class Host:
             unpack = self.reach("mqi-remote send" if self.gate else f"exec tar -xf - --no-same-owner -C {target}")
             self._copy(_argv("sh", "-c", 'tar -cf - -C "$0" . | "$@"', folder, *unpack), on_tick)
 
-    def bring(self, folder: str) -> None:
+    def bring(self, folder: str, on_tick: Callable[[int], object] | None = None) -> None:
         """What `results` made ready, into the fresh folder; names there are ours: <key>-<attempt>/<number>."""
         source = f"{self.config.root}/outgoing"
         if self.scp:
             os.rmdir(folder)  # scp -r makes it, so that it does not nest
-            self._copy(self._scp(f"{self._alias()}:{source}", folder))
+            self._copy(self._scp(f"{self._alias()}:{source}", folder), on_tick)
         else:
             unpack = '"$@" | tar -xf - --no-same-owner --no-same-permissions -C "$0"'
             pack = self.reach("mqi-remote bring" if self.gate else f"exec tar -cf - -C {source} .")
-            self._copy(_argv("sh", "-c", unpack, folder, *pack))
+            self._copy(_argv("sh", "-c", unpack, folder, *pack), on_tick)
 
     def _copy(self, argv: Sequence[str], on_tick: Callable[[int], object] | None = None) -> None:
         from mqi_scripts.world.run import run  # noqa: PLC0415  # subprocess and its kin
@@ -171,12 +173,12 @@ class Host:
             return Disk(f"{where}: {verb} could not write there: {said.notes() or 'disk full?'}: make room there (df -h, df -i)")
         if said.code == Damaged.code:
             raise Unreachable(f"{where}: another script of this gateway was there meanwhile; the next run looks again")
-        if said.code:
-            return Unreachable(f"{where}: {verb} ended with {said.code}: {said.notes() or 'it said nothing'}. See: mqi-check")
-        return None
+        what = f"{verb} ended with {said.code}: {said.notes() or 'it said nothing'}"
+        return Unreachable(f"{where}: {what}. See: mqi-check") if said.code else None
 
     def _looked(self, said: readers.Answer) -> Look:
-        self.seen[self.name] = look = readers.look(said, self.config.engine, self.config.root)
+        look = readers.look(said, self.config.engine, self.config.root)
+        self.seen[self.name] = look, self.shown
         return look
 
     def _trouble(self, said: bytes, what: str) -> Failure:

@@ -50,7 +50,7 @@ def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brough
     """Copy what came of an attempt beside its place, hashing as it is read: what it is, and the name here of each name there."""
     try:
         text, said, *_ = (whole_file(came, name) for name in ("manifest", "marks", "command", "status", "result"))
-        manifest = readers.manifest(text.decode("utf-8", "surrogateescape"))
+        manifest, marks = readers.manifest(text.decode("utf-8", "surrogateescape")), readers.marks(said.decode("utf-8", "replace"))
     except (OSError, readers.Unreadable):
         return decide.Brought("", {}, {}, {}, (), ()), {}
     names = {name: local_name(name) for name in decide.wanted(list(manifest), globs)}
@@ -64,7 +64,7 @@ def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brough
                 os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
                 sums[name] = folder.read(top, str(number), target)
                 sizes[name] = os.path.getsize(target)
-    return decide.Brought(codec.sha256(text), manifest, sums, sizes, readers.marks(said.decode("utf-8", "replace")), ()), names
+    return decide.Brought(codec.sha256(text), manifest, sums, sizes, marks, ()), names
 
 
 def whole_file(came: str, name: str) -> bytes:

@@ -106,7 +106,7 @@ def test_a_disk_that_is_or_becomes_full_costs_nothing_and_the_line_goes_on_when_
         rows = place.until("completed", "failed")
         assert laws.broken(place) == []
         failed = {name: row["reason"] for name, row in rows.items() if row["status"] == "failed"}
-        assert set(failed.values()) <= {"disk-full", "the job ended with exit 1"}, failed  # it could not write its own output
+        assert set(failed.values()) <= {"disk-full-or-output-unreadable", "the job ended with exit 1"}, failed  # it could not write its own output
         assert not failed or side == "host"
 
 

@@ -251,6 +251,11 @@ def test_files_of_the_ledger_that_others_can_read_or_own_are_named(local: Place)
     if os.geteuid() == 0:
         os.chown(path, 65534, -1)
         assert the_one(local, "owners", "FAIL").found == f"{path} belongs to another account (1 such)"
+        path.chmod(0o600)
+        local.front = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]  # root as anybody else
+        wrong = wrong_with(local)
+        assert wrong["ledger"].found.startswith("[Errno 13] Permission denied"), wrong
+        assert wrong["owners"].fix.startswith("chown -R --reference="), wrong
 
 
 @pytest.mark.parametrize(("options", "word"), [("size=70m", "only 0.1 GB free"), ("size=1200m,nr_inodes=300", "only 1.3 GB free, ")])

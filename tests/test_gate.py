@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import JOB, Place, Sshd, close_gate, free_port, gate_options, host_text, need
+from conftest import JOB, REPO, Place, Sshd, close_gate, free_port, gate_options, host_text, need
 
+from mqi_scripts.install import upgrade
 from mqi_scripts.pure.codec import sha256
 from mqi_scripts.world import folder, host
 from mqi_scripts.world.host import FAR
@@ -588,6 +589,8 @@ def test_a_program_there_of_another_version_is_named_with_the_command_that_helps
         said = ran.out + ran.err
         assert f"{program} is not the version of the gateway. On the gateway: mqi-check --far | ssh root@" in said
     assert not gated.root.exists()
+    failed = upgrade.failing(str(REPO), str(gated.config), ())
+    assert not [what for what in failed if "session" in what], failed  # an upgrade does not go back for it
     command = f"install -m 0755 /dev/stdin {program}"  # what that sentence says to run there
     assert f"'{command}'" in said
     subprocess.run(["sh", "-c", command], input=gated("mqi-check", "--far").out, text=True, check=True)

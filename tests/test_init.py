@@ -395,7 +395,7 @@ def test_the_crontab_s_commands_run(tmp_path: Path) -> None:
     text = gateway("--print-crontab").out
     env = {**environment(), **dict(line.split("=", 1) for line in text.splitlines() if re.match(r"\w+=", line))}
     jobs = [line for line in text.splitlines() if re.match(r"[*0-9]", line)]
-    assert len(jobs) == 5
+    assert len(jobs) == 6
     for line in jobs:
         command = line.split(maxsplit=5)[5].split(" 2>&1")[0]
         assert subprocess.run(["/bin/sh", "-c", command], env=env, capture_output=True).returncode == 0, line

@@ -255,7 +255,7 @@ def test_a_lost_ledger_is_told_anew_through_a_gate(tmp_path: Path, sshd: Sshd) -
 def restore(place: Place, copy: Path) -> None:
     """As RESTORE.txt says."""
     text = (copy / "RESTORE.txt").read_text()
-    assert "Move what is left of ledger-*.jsonl*" in text
+    assert "move what is left of ledger-*.jsonl* in the state folder away" in text
     for path in place.state.glob("ledger-*.jsonl*"):
         path.rename(place.folder / f"left-{path.name}")
     for path in copy.glob("ledger-*.jsonl*"):

@@ -16,13 +16,13 @@ TRIES = 3  # a writer that sets a torn line aside while we copy spoils a copy
 RESTORE = """How to restore this copy of a ledger
 ====================================
 
-As the account that owns the state folder (site.state of the configuration):
-
-1. Stop the timers: systemctl stop 'mqi-*.timer'
-2. Move what is left of ledger-*.jsonl* in the state folder away, and copy ledger-*.jsonl* and manifests/ from here to there.
-3. mqi-ledger verify, then: mqi-ledger rebuild --reason "restored the backup of ..."
-   (it learns from the compute hosts and the results what the ledger had recorded after this copy was taken)
-4. Start the timers again.
+1. As root: systemctl stop mqi.target  (timers that cron plays: take its file away)
+2. As the account that owns the state folder (site.state of the configuration; as root: sudo -u mqi /bin/bash):
+   move what is left of ledger-*.jsonl* in the state folder away, and copy ledger-*.jsonl* and manifests/ from here to there.
+3. As that account: mqi-ledger verify  (it may end with 65: reports remember lines that are newer than this copy),
+   then: mqi-ledger rebuild --reason "restored the backup of ..."
+   It learns from the compute hosts, all of which must answer, and from the results what was recorded after this copy was taken.
+4. As root: systemctl start mqi.target
 """
 
 

@@ -142,6 +142,8 @@ def ledger(book: Ledger) -> tuple[Probe, State | None]:
                 return fail("ledger", found, verify, w.Damaged), None
     except w.Damaged as error:
         return fail("ledger", str(error), verify, error), None
+    except OSError as error:
+        return fail("ledger", str(error), "all in the state folder must belong to its owner: see `owners`", w.Configuration), None
     if now.head.seq < shown[0]:
         return fail("ledger", f"it ends at line {now.head.seq}, and a report showed line {shown[0]}", verify, w.Damaged), None
     return ok("ledger", f"{now.head.seq} lines, the chain holds"), now

@@ -212,7 +212,8 @@ def crontab(where: Places, config: str, account: str) -> str:
 MQI_CONFIG={config}
 LC_ALL=C.UTF-8
 MQI_TIMER=1
-*  * * * *  {run}/mqi-tick 2>&1 >/dev/null | logger -t mqi-tick
+* * * * *   {run}/mqi-tick 2>&1 >/dev/null | logger -t mqi-tick
+*/5 * * * * {run}/mqi-report --notify 2>&1 >/dev/null | logger -t mqi-report
 15 3 * * *  {run}/mqi-clean 2>&1 >/dev/null | logger -t mqi-clean
 30 6 * * *  {run}/mqi-report --redact
 0  4 * * 0  {run}/mqi-ledger backup {where.backup} 2>&1 | logger -t mqi-ledger

@@ -15,6 +15,7 @@ from mqi_scripts.world import lock
 LINE = ("scan", "push", "submit", "poll", "fetch")
 PATIENCE = 2 * 3600  # seconds for what runs now: the unit's own limit
 CHECK = 600
+OTHER = "is not the version of the gateway"  # what a gate says
 
 
 def in_use(where: Places) -> str:
@@ -49,11 +50,13 @@ def switch(where: Places, state: str, config: str, as_account: Sequence[str]) ->
 
 
 def failing(version: str, config: str, as_account: Sequence[str]) -> set[str]:
-    """What mqi-check of that version calls a failure, but for timers, which stand still just now."""
+    """What mqi-check of that version calls a failure, but for timers, which stand still just now, and for gates, whose program is
+    of one version only: nothing is done there until that of the next one is installed."""
     ran = things.ask(*as_account, f"{version}/bin/mqi-check", "--json", "--config", config, seconds=CHECK)
     try:
         probes = json.loads(ran.out)["probes"]
-        found = {(f"{one['host']}: " if one["host"] else "") + one["what"] for one in probes if one["level"] == "FAIL"}
+        failed = [one for one in probes if one["level"] == "FAIL" and OTHER not in one["found"]]
+        found = {(f"{one['host']}: " if one["host"] else "") + one["what"] for one in failed}
     except (ValueError, KeyError, TypeError):
         last = ran.err.decode(errors="replace").strip().rpartition("\n")[2]
         return {f"mqi-check itself ({last[-300:] or ran.code})"}

@@ -278,8 +278,8 @@ def test_three_shown_and_revoked_attempts_hold_the_case() -> None:
 def test_a_job_that_outlives_its_limit_and_its_wrapper_is_overdue() -> None:
     case = CASES["running"]
     assert case
-    for age, held, result, expected in (("86399", True, "", False), ("86500", True, "", True), ("86500", False, "", False),
-                                        ("86500", True, "0", False), ("", True, "", False)):  # fmt: skip
+    for age, held, result, expected in (("86399", True, "", False), ("87000", True, "", False), ("87001", True, "", True), ("87001", False, "", False),
+                                        ("87001", True, "0", False), ("", True, "", False)):  # fmt: skip
         look = a_look(case, "begun", held, False, result, "", "absent")
         trace = look.traces[case.label]._replace(status={"age": age})
         assert decide.end(case, look._replace(traces={case.label: trace}), RULES) == ("time limit" if expected else "")

@@ -257,14 +257,14 @@ end_each() { # SIGNAL [KEY ATTEMPT]...: 0 if no such group lives
 # what the wrapper wrote of the attempt and what the markers say of its log
 
 do_results() { # MEGABYTES PATTERNS FAILURE-MARKERS SUCCESS-MARKERS (one a line each) [KEY ATTEMPT]...: the first that fit, at least one
-  owner && most=$(($1 * 1000)) patterns=$2 failure=$3 success=$4 && shift 4 && first=$1
+  owner && most=$(($1 * 950)) patterns=$2 failure=$3 success=$4 && shift 4 && first=$1
   [ "${owned%% *}" = "$ledger" ] && rm -rf "$root/outgoing" && mkdir "$root/outgoing" || return 74
   while [ $# -gt 1 ]; do
     if ! link_results "$root/cases/$1/attempt-$2" "$root/outgoing/$1-$2"; then
       head -c 1000000 /dev/zero >"$root/outgoing/room" || return 74 # else a full disk would count as damaged results
       rm "$root/outgoing/room" && say wrong "$1" "its results cannot be read"
     fi
-    most=$((most - $(size "$root/outgoing/$1-$2")))
+    most=$((most - $(size --apparent-size "$root/outgoing/$1-$2")))
     [ "$most" -gt 0 ] || { [ "$first" = "$1" ] || rm -rf "$root/outgoing/$1-$2" && break; }
     shift 2
   done

@@ -43,46 +43,59 @@ def check_mark(run: cli.Run) -> None:
 
 
 def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
-    """In batches: a small number of sessions, whatever the number of cases; a copy that breaks off costs one batch."""
-    while cases:
-        some = bring(run, host, cases)
-        cases = [case for case in cases if case.key not in some]
+    """In batches: a small number of sessions, whatever the number of cases; the far side links the results of the first that fit
+    under numbers, one copy brings them. Behind a copy that breaks off, the first is tried alone; then the others without it."""
+    import shutil  # noqa: PLC0415
+
+    inbound, alone = os.path.join(run.site.state, "inbound", host.name), False
+    globs = [*run.site.job.results, *filter(None, [run.site.job.results_per_beam])]
+    try:
+        while cases:
+            shutil.rmtree(inbound, ignore_errors=True)
+            os.mkdir(inbound, 0o700)
+            wrong = host.results(1 if alone else room(run), globs, run.site.job, [(case.key, case.attempt) for case in cases])
+            try:
+                host.bring(inbound, lambda _: room(run))
+            except (w.Unreachable, w.Disk) as error:
+                if alone or len(cases) == 1:
+                    run.failed(error, cases[:1])
+                    cases = cases[1:]
+                alone = not alone
+                continue
+            alone, there = False, {name.partition("-")[0] for name in os.listdir(inbound)} | wrong.keys()
+            came = [case for case in cases if case.key in there] or cases
+            settled(run, host, inbound, globs, came, wrong)
+            cases = [case for case in cases if case not in came]
+    finally:
+        shutil.rmtree(inbound, ignore_errors=True)
 
 
-def bring(run: cli.Run, host: Host, cases: list[w.Case]) -> set[str]:
-    """Two sessions for a batch: the far side links results under numbers, one copy brings them. Which these were, by key."""
+def room(run: cli.Run) -> int:
+    """Megabytes that may come, and be copied from there into the results. Raises Disk, also while they come."""
+    paths = (run.site.state, run.site.results)
+    for path in paths:
+        folder.check_room("", path, folder.free(path)[0], run.site.reserve, "results")
+    share = 2 if os.stat(paths[0]).st_dev == os.stat(paths[1]).st_dev else 1
+    return max(1, min(BYTES, *(folder.free(path)[0] - run.site.reserve for path in paths)) // share // 1_000_000)
+
+
+def settled(run: cli.Run, host: Host, inbound: str, globs: list[str], cases: list[w.Case], wrong: dict[str, str]) -> None:
+    """What came is verified, judged, put in its place, and recorded, a case after the other."""
     import shutil  # noqa: PLC0415
 
     from mqi_scripts.world.results import settle  # noqa: PLC0415
 
-    inbound, job = os.path.join(run.site.state, "inbound", host.name), run.site.job
-    shutil.rmtree(inbound, ignore_errors=True)
-    os.mkdir(inbound, 0o700)
-    check_room(run, len(cases))
-    globs = [*job.results, *filter(None, [job.results_per_beam])]
-    most = max(1, min(BYTES, folder.free(inbound)[0] - run.site.reserve) // 1_000_000)
-    wrong = host.results(most, globs, job, [(case.key, case.attempt) for case in cases])
-    host.bring(inbound, lambda _: check_room(run, len(cases)))
-    there = {name.partition("-")[0] for name in os.listdir(inbound)} | wrong.keys()
-    cases = [case for case in cases if case.key in there] or cases
     tries = files.read_note(os.path.join(run.site.state, "health", "mqi-fetch.json")).get("tries", {})
     for case in cases:
         with run.isolated([case]):
             came = os.path.join(inbound, f"{case.key}-{case.attempt}")
             events = settle(run.site, case, came, globs, tries.get(case.key, 0), run.now())
+            shutil.rmtree(came, ignore_errors=True)
             if not events:
                 run.note["tries"][case.key] = tries.get(case.key, 0) + 1
                 why = wrong.get(case.key, "not all of its results came whole")
                 raise w.Unreachable(f"{case.id} on {host.name}: {why}; the next mqi-fetch tries again")
             run.record(events)
-    shutil.rmtree(inbound, ignore_errors=True)
-    return {case.key for case in cases}
-
-
-def check_room(run: cli.Run, count: int) -> None:
-    """Raises Disk, also while they come."""
-    for path in (run.site.state, run.site.results):
-        folder.check_room("", path, folder.free(path)[0], run.site.reserve, f"the results of {count} cases")
 
 
 main = cli.script("mqi-fetch", __doc__ or "", work)

@@ -22,7 +22,7 @@ from mqi_scripts.world import files, folder
 
 DAY = 86400.0
 LARGE = 1 << 30  # bytes of a held folder that is not read for its digest
-BATCH, WHILE = 100, 60.0  # events, or seconds, after which a long scan records what it found, and remembers what it read
+WHILE = 5.0  # seconds after which a long scan records what it found, and remembers what it read
 
 
 def work(run: cli.Run) -> None:
@@ -41,8 +41,7 @@ def work(run: cli.Run) -> None:
     last = {path: known[path].get("key", (None, "")) for path in paths}  # known ones are not hashed again
     keys = {path: str(key) if of == ledger else codec.key(ledger, path) for path, (of, key) in last.items()}
     own = {path: {*known[path].get("parts", {}).values()} or {keys[path]} for path in paths}
-    begin = tuple(words)
-    chosen = [p for p in paths if not run.args.case or p in words or any(key.startswith(begin) for key in {keys[p], *own[p]})]
+    chosen = [p for p in paths if not run.args.case or p in words or any(k.startswith(tuple(words)) for k in {keys[p], *own[p]})]
     if words and not chosen:
         raise w.Usage(f"no folder in {site.inbox} is, or has the id of, {' '.join(words)}. See: mqi-report")
     cases = run.book.state().open
@@ -65,7 +64,7 @@ def work(run: cli.Run) -> None:
             known[path], found = judge(run, path, known[path], by_folder.get(path, {}), twins)
             known[path] |= {"key": [ledger, keys[path]], "under": under}
             events += found
-        if len(events) >= BATCH or time.monotonic() - since > WHILE:
+        if time.monotonic() - since > WHILE:
             remember(run, memo_file, known, events)
             events, since = [], time.monotonic()
     remember(run, memo_file, known, events)
@@ -133,7 +132,7 @@ def look(run: cli.Run, path: str, memo: dict[str, Any], mine: dict[str, w.Case])
         raise w.Unreachable(f"{path} in the inbox: {error}: nothing is known of it now") from None
     if not mine and memo.get("settled"):  # it was closed and still, so that nobody asked for its cases
         if memo["settled"] == seen.sign:
-            return memo | {"watched": time.time()}, False
+            return memo | {"watched": time.time(), "arriving": False}, False
         mine.update({case.key: case for case in run.book.cases().values() if case.folder == path})
     same = memo if memo.get("sign") == seen.sign else {}
     entry = {"sign": seen.sign, "since": min(same.get("since", now), now), "first": min(memo.get("first", now), now),
@@ -160,8 +159,9 @@ def read(
     scan, top = run.site.scan, os.path.join(run.site.inbox, path)
     parts, picked = [case.part for case in mine.values()], sorted({part for case in mine.values() for part in case.chosen})
     rules = [__version__, scan.profile, scan.fractions, scan.fraction_gap, scan.late_data, picked]
-    if same.get("rules") == rules and ("cases" in same or all(case.status in w.CLOSED for case in mine.values())):
-        return {**entry, **{word: same[word] for word in ("rules", "cases") if word in same}}, "cases" in same
+    if same.get("rules") == rules and ("cases" in same or (mine and all(case.status in w.CLOSED for case in mine.values()))):
+        last = {"cases": same["cases"]} if "cases" in same else {"settled": entry["sign"]}
+        return {**entry, "rules": rules, **last}, "cases" in same
     try:
         with folder.opened(top) as fd:
             of, salt = profiles.named(scan.profile), run.book.state().id

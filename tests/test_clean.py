@@ -490,7 +490,7 @@ def test_below_the_reserve_here_no_results_are_brought(place: Place) -> None:
     text = place.config.read_text()
     place.config.write_text(text.replace("[site]\n", f"[site]\nreserve = {10**18}\n").replace(f"reserve = {64 << 20}\n[scan]", "[scan]"))
     rows = place.until("computed")
-    assert rows["p"]["reason"].startswith(f"{place.state}: no room for the results of 1 cases: ")
+    assert rows["p"]["reason"].startswith(f"{place.state}: no room for results: ")
     assert rows["p"]["category"] == "system"
     assert not (place.results / "p").exists()
     body = json.loads(place("mqi-report", "--json").out)

@@ -217,6 +217,7 @@ def test_an_input_that_cannot_get_its_name_there_is_told(local_place: Place) -> 
     assert f"it cannot be moved into {local_place.root}/cases/{key}" in ran.err
     assert local_place.ledger() == before
     assert "it cannot be moved" in local_place.rows()["a"]["reason"]
+    assert local_place("mqi-case", "explain", "a").out.splitlines()[-1].split() == ["helps", "mqi-check"]
     (local_place.root / "cases" / key).unlink()
     assert local_place("mqi-push").code == 0
     assert local_place.rows()["a"]["status"] == "pushed"
@@ -292,6 +293,7 @@ def test_results_that_do_not_fit_here_at_once_come_in_batches(tmp_path: Path) ->
 def test_one_case_that_does_not_fit_here_keeps_no_other_back(tmp_path: Path) -> None:
     place, ran = fetched_into_a_small_disk(tmp_path / "site", {"a": 60, "b": 1, "c": 1})
     assert ran.returncode == 74, ran.stderr
+    assert f"{place.rows()['a']['case_id']} did not come, the others go on without it" in ran.stderr
     assert "no room" in ran.stderr
     assert completed(ran) == 2
     assert not (place.results / "a").exists()

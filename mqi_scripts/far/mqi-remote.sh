@@ -172,7 +172,7 @@ do_publish() { # [KEY DIGEST]...
 publish_one() {
   from=$root/staging/$1-$2 to=$root/cases/$1
   { mkdir -p "$to" && : >>"$to/lock" && mv -T "$from/manifest" "$to/input-$2.sha256" && mv -T "$from/files" "$to/input-$2" &&
-    chmod -R a-w "$to/input-$2" && rm -rf "$from" && say published "$1" "$2"; } || say wrong "$1" "it cannot be moved into $to"
+    chmod -R a-w "$to/input-$2" && rm -rf "$from" && say published "$1" "$2"; } || say wrong "$1" "it cannot be moved into $to: see there what is in the way (ls -la, df -h)"
 }
 
 verify() { # KEY DIGEST: it is good if what is staged is the manifest's files and nothing else; what is wrong goes

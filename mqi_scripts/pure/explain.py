@@ -63,7 +63,7 @@ def explain(case: w.Case, notes: Notes, now: str) -> Plain:
         text += "; its source folder is gone"
     step, command, helps = step_of(case), command_in(why), _helps(case)
     if category == w.Unreachable.category and not command:
-        command = f"mqi-check --host {case.host}"
+        command = f"mqi-check --host {case.host}" if case.host else "mqi-check"
     late = late_step(step, notes, now)
     person = needs_person(case) or in_its_way(case, notes)
     if late and not person:

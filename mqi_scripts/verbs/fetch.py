@@ -58,6 +58,7 @@ def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
                 host.bring(inbound, lambda _: room(run))
             except (w.Unreachable, w.Disk) as error:
                 if alone or len(cases) == 1:
+                    run.say(f"{cases[0].id} did not come, the others go on without it")
                     run.failed(error, cases[:1])
                     cases = cases[1:]
                 alone = not alone
@@ -72,8 +73,7 @@ def fetch(run: cli.Run, host: Host, cases: list[w.Case]) -> None:
 
 def room(run: cli.Run) -> int:
     """Megabytes that may come, and be copied from there into the results. Raises Disk, also while they come."""
-    paths = (run.site.state, run.site.results)
-    for path in paths:
+    for path in (paths := (run.site.state, run.site.results)):
         folder.check_room("", path, folder.free(path)[0], run.site.reserve, "results")
     share = 2 if os.stat(paths[0]).st_dev == os.stat(paths[1]).st_dev else 1
     return max(1, min(BYTES, *(folder.free(path)[0] - run.site.reserve for path in paths)) // share // 1_000_000)

@@ -57,10 +57,11 @@ class Proxy:
 
     def pump(self, session: int, way: str, source: socket.socket, sink: socket.socket) -> None:
         cut = self.cut if self.cut and (self.cut.session, self.cut.way) == (session, way) else None
+        passed = self.passed  # the next aim's is another one
         try:
             while data := source.recv(1 << 15):
                 time.sleep(self.delay)
-                left = cut.after - self.passed[session, way] if cut else len(data) + 1
+                left = cut.after - passed[session, way] if cut else len(data) + 1
                 if cut and len(data) > left:
                     sink.sendall(data[:left])
                     self.hit, stop, cut = True, cut.mode, None
@@ -78,7 +79,7 @@ class Proxy:
                             end.close()
                     break
                 sink.sendall(data)
-                self.passed[session, way] += len(data)
+                passed[session, way] += len(data)
         except OSError:
             pass  # the other direction closed it
         for end in (source, sink):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -111,6 +112,8 @@ def test_a_host_with_another_key_gets_nothing_and_raises_the_alarm(tmp_path: Pat
             assert "Accepted" not in impostor.log.read_text()
             proxy.target = sshd.port
             before_it = {"mqi-push": ("found",), "mqi-submit": ("pushed",), "mqi-poll": ("submitted", "running"), "mqi-fetch": ("computed",)}[program]
+            deadline = time.monotonic() + 120
             while place.rows()["a"]["status"] in before_it:
-                place(program)
+                assert time.monotonic() < deadline, ran.err
+                ran = place(program)
         assert place.rows()["a"]["status"] == "completed"

@@ -114,7 +114,7 @@ class Machine:
             assert time.monotonic() < deadline, self.console.read_text(errors="replace")[-3000:]
             time.sleep(0.2)
 
-    def sh(self, text: str, seconds: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+    def sh(self, text: str, seconds: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
         """A line of shell in there, as root."""
         return subprocess.run(self.enter("/bin/sh", "-c", text), capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL,
                               env={"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LC_ALL": "C.UTF-8", **env})  # fmt: skip
@@ -122,7 +122,7 @@ class Machine:
     def enter(self, *argv: str) -> list[str]:
         return [need("nsenter"), "-t", str(self.leader()), "-a", "--", "/usr/bin/env", "-C", "/root", *argv]
 
-    def ok(self, text: str, seconds: float = 120, **env: str) -> str:
+    def ok(self, text: str, seconds: float = 300, **env: str) -> str:
         ran = self.sh(text, seconds, **env)
         assert ran.returncode == 0, f"{text}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
         return ran.stdout

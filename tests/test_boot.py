@@ -259,7 +259,7 @@ def test_every_command_of_the_page_on_operations_runs(machine: Machine) -> None:
     for block in blocks:  # mqi-check warns of a quiet time of 0s; no group is left out here; the timers' runs go on beside
         text = block.replace("mqi-check\n", "mqi-check || [ $? -eq 1 ]\n").replace('was replaced"\n', 'was replaced" || [ $? -eq 2 ]\n')
         text = re.sub(r"^(sudo -u mqi mqi-tick)$", r"until \1 || { [ $? -ne 75 ] && exit 1; }; do sleep 1; done", text, flags=re.M)
-        machine.ok(f"set -e\n{text}")
+        machine.ok(f"set -e\n{text}", 600)  # the self-test's timeouts are those of a site
 
 
 def test_removal_leaves_no_file_but_state_results_configuration_and_what_the_test_made(machine: Machine) -> None:

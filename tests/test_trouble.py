@@ -207,7 +207,7 @@ def test_a_scan_that_is_killed_remembers_what_it_has_read(local_place: Place) ->
 
 def test_an_input_that_cannot_get_its_name_there_is_told(local_place: Place) -> None:
     pushed(local_place, "first")
-    local_place.case("a")
+    local_place.case("second")
     local_place("mqi-scan")
     before = local_place.ledger()
     key = json.loads(before.splitlines()[-1])["case"]
@@ -216,11 +216,11 @@ def test_an_input_that_cannot_get_its_name_there_is_told(local_place: Place) -> 
     assert ran.code == 69, ran
     assert f"it cannot be moved into {local_place.root}/cases/{key}" in ran.err
     assert local_place.ledger() == before
-    assert "it cannot be moved" in local_place.rows()["a"]["reason"]
-    assert local_place("mqi-case", "explain", "a").out.splitlines()[-1].split() == ["helps", "mqi-check"]
+    assert "it cannot be moved" in local_place.rows()["second"]["reason"]
+    assert local_place("mqi-case", "explain", "second").out.splitlines()[-1].split() == ["helps", "mqi-check"]
     (local_place.root / "cases" / key).unlink()
     assert local_place("mqi-push").code == 0
-    assert local_place.rows()["a"]["status"] == "pushed"
+    assert local_place.rows()["second"]["status"] == "pushed"
 
 
 # --- full disks: real ones, of 70 MB, in a name space of their own

@@ -41,7 +41,7 @@ def test_one_look_at_a_host_serves_the_whole_line(far_place: Place, sshd: Sshd) 
 def test_a_job_is_ended_though_another_case_waits_for_the_queue(tmp_path: Path) -> None:
     place = Place(tmp_path / "site", host_text("local", "direct", "tar", None, None).replace("queue_depth = 100", "queue_depth = 1"), "sleep 300")
     for number in range(5):
-        place.case(f"c{number}")
+        place.case(f"s{number}")
     deadline = time.monotonic() + 60
     while not {"pushed", "running"} <= {row["status"] for row in place.rows().values()}:
         place("mqi-tick")

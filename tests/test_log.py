@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from conftest import JOB, REPO, Place, Ran, Sshd, host_text
 
+from mqi_scripts import words as w
+from mqi_scripts.pure import codec
+
 LINE = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")
 
 
@@ -73,9 +76,41 @@ def test_a_trouble_is_a_warning_and_what_ends_a_run_is_an_error_without_the_name
     said = in_the_journal(place, "mqi-push").out
     assert "<4>mqi-push: " in said
     assert "KIM" not in said
+    place.case("x", "x")
+    (place.inbox / "x" / "KIM.txt").write_text("KIM")
+    place("mqi-scan")
+    (place.inbox / "x" / "KIM.txt").write_text("MIK")
+    said = in_the_journal(place, "mqi-push").out
+    assert "/...' changed since it was found" in said, said
+    assert "KIM" not in said
     place.config.write_text("[site]\nnome = 1\n")
     said = in_the_journal(place, "mqi-push").out
     assert said.count("\n<3>mqi-push: ") >= 2, said
+
+
+def test_whatever_a_name_is_made_of_it_is_in_no_sentence_of_the_journal(place: Place) -> None:
+    names = ("a:KIM", "KIM's", 'the "KIM"', "one; KIM: see", "KIM' x", "l'a\"KIM': b")
+    for name in names:
+        place.case(name, "KIM good\n")
+    while {row["status"] for row in place.rows().values()} != {"computed", "failed", "held"}:
+        for program in LINE[:-1]:
+            place(program)
+    for name in names:
+        (place.results / name).symlink_to("/nowhere")
+    path = logging(place, place.folder / "mqi.log")
+    said = in_the_journal(place, "mqi-fetch").out
+    assert len(re.findall(r"""No such file or directory: (['"])/.*/\.\.\.\1: see mqi-check$""", said, re.M)) == len(names), said
+    assert "KIM" not in said
+    assert "KIM" not in path.read_text()
+    lines = next(place.state.glob("ledger-*.jsonl")).read_bytes().splitlines(keepends=True)
+    record = json.loads(lines[-1])
+    case = next(row["case_id"] for name, row in place.rows().items() if name == "KIM 3")
+    key = next(json.loads(line)["case"] for line in lines if f'"case":"{case}' in line.decode())
+    line, _ = codec.line(w.Completed(key, record["at"], 1, "0" * 64, 1, 1), codec.after(record), record["by"])
+    next(place.state.glob("ledger-*.jsonl")).write_bytes(b"".join([*lines, line]))
+    said = in_the_journal(place, "mqi-scan").out
+    assert f"tells what cannot be: Illegal completed of {case}, which is held now" in said, said
+    assert "KIM" not in said
 
 
 def test_a_terminal_and_a_pipe_get_sentences_without_levels(place: Place) -> None:

@@ -27,7 +27,7 @@ class Log:
     def __call__(self, script: str, text: str, level: int = INFO, *, aloud: bool = True, **about: Any) -> None:
         """aloud: for a person, too; else only for journal and file. about: fields of the line, those that are "" left out."""
         below = "|".join(map(re.escape, self.hidden)) or "$."
-        plain = re.sub(rf"({below})/[^'\":;]*", r"\1/...", text)
+        plain = re.sub(rf"(['\"])?({below})/.*(?(1)(?=\1))", r"\1\2/...", text)  # names hold anything
         about = {name: value for name, value in about.items() if value != ""}
         if is_journal(sys.stderr):
             fields = "".join(f" {name}={tables.printable(str(value))}" for name, value in about.items())

@@ -147,4 +147,4 @@ def source(run: cli.Run, case: w.Case) -> str:
     except OSError as error:
         return f"{path} cannot be read: {error.strerror}"
     wrong = "".join(f"; {reason.text}" for reason in there.reasons[:3])
-    return f"{path}: {len(there.sizes)} files, {megabytes(there.bytes)}{wrong}"
+    return f"{path}: {len(there.sizes)} files, {megabytes(sum(there.sizes.values()))}{wrong}"

@@ -115,11 +115,13 @@ def fill(run: cli.Run, host: Host, case: w.Case, outbox: str, staged: Staged) ->
         raise w.Unreachable(f"{case.id}: its folder is not as it was found; the next mqi-scan looks again")
     with folder.opened(os.path.join(run.site.inbox, case.folder)) as top:
         for name in names:
-            copy = os.path.join(target, "files", name)
+            path, copy = os.path.join(run.site.inbox, case.folder, name), os.path.join(target, "files", name)
             os.makedirs(os.path.dirname(copy), 0o700, exist_ok=True)
-            if folder.read(top, name, copy) != manifest[name]:
-                shutil.rmtree(target)
-                raise w.Unreachable(f"{case.id}: {name} changed since it was found; the next mqi-scan looks again")
+            with suppress(w.Unreachable):  # it is gone, or a link now
+                if folder.read(top, name, copy) == manifest[name]:
+                    continue
+            shutil.rmtree(target)
+            raise w.Unreachable(f"{case.id}: {path!r} changed since it was found; the next mqi-scan looks again")
     os.makedirs(os.path.join(target, "files"), 0o700, exist_ok=True)
     shutil.copyfile(folder.manifest_file(run.site.state, case.key, case.digest), os.path.join(target, "manifest"))
     return seen.sign, size

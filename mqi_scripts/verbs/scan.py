@@ -129,7 +129,7 @@ def look(run: cli.Run, path: str, memo: dict[str, Any], mine: dict[str, w.Case])
     except FileNotFoundError:
         return memo, False  # it went while we looked: the next scan says so
     except OSError as error:
-        raise w.Unreachable(f"{path} in the inbox: {error}: nothing is known of it now") from None
+        raise w.Unreachable(f"{error.strerror}: {top!r}: nothing is known of it now") from None
     if not mine and memo.get("settled"):  # it was closed and still, so that nobody asked for its cases
         if memo["settled"] == seen.sign:
             return memo | {"watched": time.time(), "arriving": False}, False
@@ -177,7 +177,7 @@ def read(
 
 def listed(top: int, content: profiles.Content, seen: folder.Folder, known: bool) -> str:
     """The manifest of a content; "" of what is large and held: nobody needs to know its bytes."""
-    if content.reasons and not known and seen.bytes > LARGE:
+    if content.reasons and not known and sum(seen.sizes.values()) > LARGE:
         return ""
     return readers.write_manifest((name, folder.read(top, name)) for name in content.names).decode()
 

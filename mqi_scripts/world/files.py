@@ -21,7 +21,7 @@ def write_whole(path: str, text: bytes, *, flush: bool = True) -> None:
     except OSError as error:
         with suppress(FileNotFoundError):
             os.unlink(beside)
-        raise Disk(f"{path}: {error}: make room there and run it again") from error
+        raise Disk(f"{error.strerror or error}: {path!r}: make room there and run it again") from error
 
 
 def sync(path: str) -> None:

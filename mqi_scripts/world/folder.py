@@ -27,10 +27,6 @@ class Folder(NamedTuple):
     newest: float
     reasons: tuple[Reason, ...]
 
-    @property
-    def bytes(self) -> int:
-        return sum(self.sizes.values())
-
 
 def is_ignored(name: str, ignore: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in ignore)
@@ -140,7 +136,7 @@ def read(top: int, name: str, target: str = "") -> str:
             while chunk := source.read(READ):
                 digest.update(chunk)
                 if target and copy.write(chunk) != len(chunk):
-                    raise Disk(f"{target}: the disk is full: make room there and run it again")
+                    raise Disk(f"the disk is full: {target!r}: make room there and run it again")
     return digest.hexdigest()
 
 

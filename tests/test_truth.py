@@ -354,6 +354,20 @@ def test_a_wrong_result_is_never_completed_and_the_good_ones_come_back_marked(ki
     assert place("mqi-case", "verify", folder.name).code == 0
 
 
+def test_results_whose_names_meet_on_the_gateway_fail_their_case_and_the_others_come(tmp_path: Path) -> None:
+    job = 'for name in a:1 a_1 mqi-result.json "a\\b" plan; do echo $name >"$name"; done; mkdir a:b mqi-result.json.d; echo c >a:b/c; echo d >mqi-result.json.d/d'
+    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), job)
+    place.config.write_text(place.config.read_text().replace('["*.out"]', '["*"]'))
+    place.case("ma")
+    row = place.until("failed")["ma"]
+    for name, here in (("a:1", "a_1"), ("a_1", "a_1"), ("mqi-result.json", "mqi-result.json"), ("a\\b", "a_b")):
+        assert f"{name} would be {here} here, as another result, or our record" in row["reason"]
+    assert (row["category"], "would fail again" in row["next"]) == ("application", True)
+    assert {one["name_there"] for one in record(place, "ma.partial")["files"]} == {"plan", "a:b/c", "mqi-result.json.d/d"}
+    assert place("mqi-case", "verify", "ma").code == 0
+    assert place("mqi-report", "--needs-me").code == 1
+
+
 def test_a_job_that_fails_in_one_beam_brings_the_good_ones_back(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
     job = f"{COMPUTE}; rm '{DOSE}'; kill -SEGV $$"
     place = site(tmp_path / "site", job, host=host_text("ssh", "pueue", "scp", sshd, pueued))

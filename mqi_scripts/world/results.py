@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -26,23 +27,20 @@ def settle(site: Site, case: w.Case, came: str, globs: Sequence[str], tries: int
     shutil.rmtree(beside, ignore_errors=True)
     got, names = brought(came, beside, globs)
     paths = {name: os.path.join(beside, names[name]) for name in decide.good(case, got, globs)}
-    checked = profiles.named(case.facts.get("profile", "files")).results(
-        case.facts, site.job.results_per_beam, list(got.manifest), paths
-    )
-    got = got._replace(wrong=checked.wrong)
+    of = profiles.named(case.facts.get("profile", "files"))
+    checked = of.results(case.facts, site.job.results_per_beam, list(got.manifest), paths)
+    got = got._replace(wrong=(*got.wrong, *checked.wrong))
     events = decide.fetch(case, got, globs, tries, now)
     whole, keep = any(isinstance(event, w.Completed) for event in events), decide.good(case, got, globs)
     if events and (whole or keep):
         for name in got.sums.keys() - keep:
             os.unlink(os.path.join(beside, names[name]))
         reason = next((event.reason for event in events if isinstance(event, w.Failed)), case.reason)
-        record = provenance(site, now, case, got, {name: names[name] for name in keep}, came, checked) | {
-            "complete": whole, "reason": "" if whole else reason,
-        }  # fmt: skip
+        record = provenance(site, now, case, got, {name: names[name] for name in keep}, came, checked)
+        record |= {"complete": whole, "reason": "" if whole else reason}
         files.write_whole(os.path.join(beside, RECORD), json.dumps(record, indent=1).encode() + b"\n")
         place(beside, final if whole else f"{final}.partial")
-    else:
-        shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(beside, ignore_errors=True)
     return events
 
 
@@ -53,9 +51,11 @@ def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brough
         manifest, marks = readers.manifest(text.decode("utf-8", "surrogateescape")), readers.marks(said.decode("utf-8", "replace"))
     except (OSError, readers.Unreadable):
         return decide.Brought("", {}, {}, {}, (), ()), {}
-    names = {name: local_name(name) for name in decide.wanted(list(manifest), globs)}
-    if len({RECORD, *names.values()}) <= len(names):
-        raise w.Unreachable(f"two results get the same name here: {', '.join(sorted(names.values()))[:300]}")
+    local = {name: local_name(name) for name in decide.wanted(list(manifest), globs)}
+    taken = Counter([RECORD, *local.values(), *{one[:i] for one in local.values() for i, c in enumerate(one) if c == "/"}])
+    clash = {name: one for name, one in local.items() if taken[one] > 1 or one.startswith(f"{RECORD}/")}
+    wrong = tuple((name, f"{name} would be {one} here, as another result, or our record") for name, one in clash.items())
+    names = {name: one for name, one in local.items() if name not in clash}
     sums, sizes = {}, {}
     with folder.opened(came) as top:
         for number, name in enumerate(manifest, 1):
@@ -64,7 +64,7 @@ def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brough
                 os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
                 sums[name] = folder.read(top, str(number), target)
                 sizes[name] = os.path.getsize(target)
-    return decide.Brought(codec.sha256(text), manifest, sums, sizes, marks, ()), names
+    return decide.Brought(codec.sha256(text), manifest, sums, sizes, marks, wrong), names
 
 
 def whole_file(came: str, name: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,47 @@ def test_a_torn_tail_is_set_aside_and_a_whole_one_gets_its_newline(tmp_path: Pat
         assert bool(said) == torn
         assert len(list((tmp_path / "s").glob("ledger.torn.*"))) == 1
     assert (tmp_path / "s" / "ledger.torn.1").read_bytes() == last[: len(last) - len(last) // 2]
+
+
+def test_a_torn_tail_may_be_long(tmp_path: Path) -> None:
+    """A power loss can leave a file longer than what was written to it."""
+    book, path, whole = fifty(tmp_path / "s")
+    os.truncate(path, len(whole) + (2 << 20))
+    book.append([found(1000)], AT)
+    assert (tmp_path / "s" / "ledger.torn.1").stat().st_size == 2 << 20
+    assert path.read_bytes().startswith(whole)
+    assert [record["seq"] for record, _ in Ledger(str(tmp_path / "s"), BY).records()] == list(range(1, 52))
+
+
+@pytest.mark.parametrize("first", [0, 20])
+def test_a_file_that_was_renamed_or_divided_is_the_same_ledger(tmp_path: Path, first: int) -> None:
+    book, path, whole = fifty(tmp_path / "s")
+    expected, lines = book.cases(), whole.splitlines(keepends=True)
+    path.unlink()
+    path.with_name("ledger-2024.jsonl").write_bytes(b"".join(lines[:first]))
+    path.with_name("ledger-2025.jsonl").write_bytes(b"".join(lines[first:]))
+    assert not is_detected(tmp_path / "s")
+    for number, reader in enumerate((book, Ledger(str(tmp_path / "s"), BY)), 1000):
+        assert reader.cases() == expected
+        assert len(reader.append([found(number)], AT)) == 1
+        expected = reader.cases()
+    assert not is_detected(tmp_path / "s")
+
+
+def test_a_cut_tail_is_told_by_the_report_though_the_caches_are_gone(local_place: Place) -> None:
+    place = local_place
+    place.case("a")
+    place("mqi-scan")
+    assert place("mqi-report").code == 0
+    path = next(place.state.glob("ledger-*.jsonl"))
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    shutil.rmtree(place.state / "cache")
+    for _ in range(2):  # it does not forget it by telling it
+        ran = place("mqi-report")
+        assert ran.code == 65, ran
+        assert "LEDGER CORRUPT" in ran.err
+        assert "A report showed line 2, and the last one is 1: its tail is cut. See: mqi-ledger verify" in ran.err
+    assert place("mqi-ledger", "verify").code == 65
 
 
 def test_a_damaged_line_stops_writers_and_not_the_report(local_place: Place) -> None:

@@ -406,11 +406,16 @@ def misshapen(place: Place) -> None:
     append_text(codec.line(event, codec.after(record), record["by"])[0])(place)
 
 
-def from_the_future(place: Place) -> None:
-    record = json.loads(new(place).read_bytes().splitlines()[-1])
-    line, _ = codec.line(w.Gone(record["case"], record["at"]), codec.after(record), record["by"])
-    body = line[: line.rindex(b',"sha256"')].replace(b'"type":"gone"', b'"type":"teleported"')
-    append_text(body + b',"sha256":"' + codec.sha256(body + b"}").encode() + b'"}\n')(place)
+def sealed(old: bytes, new_text: bytes) -> Callable[[Place], None]:
+    """A line in which something else stands, with right digests all the same."""
+
+    def damage(place: Place) -> None:
+        record = json.loads(new(place).read_bytes().splitlines()[-1])
+        line, _ = codec.line(w.Gone(record["case"], record["at"]), codec.after(record), record["by"])
+        body = re.sub(old, new_text, line[: line.rindex(b',"sha256"')])
+        append_text(body + b',"sha256":"' + codec.sha256(body + b"}").encode() + b'"}\n')(place)
+
+    return damage
 
 
 DAMAGES: dict[str, tuple[Callable[[Place], None], str]] = {
@@ -428,12 +433,16 @@ DAMAGES: dict[str, tuple[Callable[[Place], None], str]] = {
     "the last line torn": (append_text(b'{"v":1,"seq":'), "its last line has no newline: a write was cut off"),
     "a story that cannot be": (impossible, "tells what cannot be: completed, while its case is found, attempt 0"),
     "a shape that is wrong": (misshapen, "is not as its schema wants it: at "),
-    "a type of the future": (from_the_future, "has the type 'teleported', which this version does not know"),
+    "a type of the future": (sealed(b'"gone"', b'"teleported"'), "has the type 'teleported', which this version does not know"),
+    "a list for a type": (sealed(b'"gone"', b'["gone"]'), r"has the type \['gone'\], which this version does not know"),
+    "no type": (sealed(b'"type":"gone",', b""), "no version of mqi wrote it: KeyError"),
+    "lost without what": (sealed(b'"gone"', b'"lost"'), "no version of mqi wrote it: KeyError"),
+    "half a number": (sealed(rb'"seq":([0-9]+)', rb'"seq":\1.0'), r"it is number \d+\.0, expected \d+"),
 }  # fmt: skip
 
 
 WHOLE = ("lines swapped", "a line doubled", "garbage inside", "the last line torn", "a story that cannot be", "a shape that is wrong",
-         "a type of the future")  # fmt: skip
+         "a type of the future", "a list for a type", "no type", "lost without what", "half a number")  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
@@ -498,6 +507,10 @@ def test_a_manifest_that_is_not_what_the_ledger_names_is_found(aged: Place, dama
     assert found.code == 65
     assert f"{manifest}" in found.err
     assert sentence in found.err
+    again = aged("mqi-ledger", "rebuild", "--reason", "a manifest")
+    assert again.code == 0, again
+    assert aged("mqi-ledger", "verify").code == 0
+    assert codec.sha256(manifest.read_bytes()) == manifest.name.partition("-")[2]
 
 
 def test_a_newest_file_that_is_packed_stops_writers(aged: Place) -> None:
@@ -677,12 +690,20 @@ def test_a_damaged_ledger_gives_no_backup_and_a_full_disk_leaves_none(aged: Plac
     manifest = next((aged.state / "manifests").iterdir())
     whole = manifest.read_bytes()
     manifest.write_bytes(whole[:-2])
+    os.mkfifo(manifest.with_name("fifo"))
+    damaged = aged("mqi-ledger", "backup", str(full))  # it is told, and keeps nobody from a copy of the ledger
+    assert damaged.code == 65
+    assert f"{manifest} was changed" in damaged.err
+    assert re.search(r"4 manifests, head .*, verified\.", damaged.out), damaged.out
+    (kept,) = full.iterdir()
+    assert not (kept / "manifests" / "fifo").exists()
+    shutil.rmtree(kept)
+    manifest.write_bytes(whole)
+    ran = aged("mqi-ledger", "backup", str(aged.inbox / "copies"))
+    assert (ran.code, "is in the inbox" in ran.err, (aged.inbox / "copies").exists()) == (2, True, False)
+    flip(aged)
     damaged = aged("mqi-ledger", "backup", str(full))
     assert damaged.code == 65
-    assert "the copy does not verify, so it was not kept" in damaged.err
-    manifest.write_bytes(whole)
-    flip(aged)
-    assert aged("mqi-ledger", "backup", str(full)).code == 65
     assert list(full.iterdir()) == []
     assert aged("mqi-ledger", "backup").code == 2
     assert aged("mqi-ledger", "verify", str(full)).code == 2
@@ -773,6 +794,30 @@ def test_a_result_that_was_changed_proves_nothing(aged: Place) -> None:
     assert {name for name, status in statuses(aged).items() if status == "completed"} == {"a", "b", "c"}
     assert dose.read_text() == "plan of b\n"
     assert len(list(aged.results.glob("*.superseded-*"))) == 2
+
+
+RECORDS: dict[str, Callable[[str], str]] = {
+    "nested": lambda text: "[" * 200_000,
+    "infinite": lambda text: text.replace('"attempt": 1', '"attempt": Infinity'),
+    "a NUL in a name": lambda text: text.replace('"name": "plan.out"', '"name": "plan\\u0000out"'),
+    "no files": lambda text: json.dumps(json.loads(text) | {"files": []}),
+    "no time": lambda text: json.dumps(json.loads(text) | {"fetched_at": "yesterday"}),
+    "no reason": lambda text: json.dumps(json.loads(text) | {"reason": {}}),
+}
+
+
+@pytest.mark.parametrize("odd", RECORDS)
+def test_a_record_that_no_version_wrote_proves_nothing_and_costs_no_other_case(aged: Place, odd: str) -> None:
+    for path in aged.state.glob("ledger-*"):
+        path.unlink()
+    record = aged.results / "b" / "mqi-result.json"
+    changed = RECORDS[odd](record.read_text())
+    assert changed != record.read_text()
+    record.write_text(changed)
+    ran = aged("mqi-ledger", "rebuild", "--reason", "lost")
+    assert ran.code in (0, 1), ran
+    assert statuses(aged) == {"a": "completed", "b": "computed", "c": "completed"}
+    assert aged("mqi-ledger", "verify").code == 0
 
 
 @pytest.mark.parametrize("lost", ["root", "results"])

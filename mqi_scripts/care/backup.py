@@ -26,9 +26,10 @@ RESTORE = """How to restore this copy of a ledger
 """
 
 
-def backup(book: Ledger, target: str, stamp: str) -> tuple[str, verify.Story]:
+def backup(book: Ledger, target: str, stamp: str) -> tuple[str, verify.Story, list[str]]:
     """A folder below target with the ledger and its manifests, verified; files that have not changed since the newest copy there
-    are hard links to it. Raises Damaged if what is copied does not verify, Disk or OSError where there is no room."""
+    are hard links to it. And what is wrong with manifests here, which no copy can have: that keeps no ledger from being copied.
+    Raises Damaged if what is copied does not verify, Disk or OSError where there is no room."""
     ledger, head = book.state().id, book.state().head
     if not ledger:
         raise w.Usage(f"{book.folder} has no ledger yet: there is nothing to copy")
@@ -42,11 +43,13 @@ def backup(book: Ledger, target: str, stamp: str) -> tuple[str, verify.Story]:
             _copy(book, fresh, [os.path.join(target, name) for name in older[-1:]] if attempt == 0 else [])
             copied = Ledger(fresh, {})
             story = verify.read(copied, [head])
-            trouble = [*story.trouble, *story.strange.values(), *verify.manifests(fresh, story.manifests)]
+            lost = dict(verify.manifests(book.folder, story.manifests))
+            spoilt = [text for _, text in verify.manifests(fresh, story.manifests - lost.keys())]
+            trouble = [*story.trouble, *story.strange.values(), *spoilt]
             if not trouble:
                 os.rename(fresh, final)
                 files.sync(target)
-                return final, story
+                return final, story, [*lost.values()]
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     raise w.Damaged(f"the copy does not verify, so it was not kept: {trouble[0]} ({len(trouble)} in all). See: mqi-ledger verify")
@@ -62,7 +65,7 @@ def _copy(book: Ledger, fresh: str, older: Sequence[str]) -> None:
             _take(book.folder, fresh, one, older if name != names[-1] else [])
     _cut_to_lines(os.path.join(fresh, names[-1]))
     with os.scandir(os.path.join(book.folder, "manifests")) as entries:
-        kept = [entry.name for entry in entries if not entry.name.endswith(".new")]
+        kept = [entry.name for entry in entries if entry.is_file() and not entry.name.endswith(".new")]
     for name in kept:
         _take(book.folder, fresh, os.path.join("manifests", name), older)
     files.write_whole(os.path.join(fresh, "RESTORE.txt"), RESTORE.encode())

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from mqi_scripts import profiles
@@ -49,7 +50,7 @@ class Proof(NamedTuple):
                 with folder.opened(top) as fd:
                     if folder.read(fd, name) != digest:
                         return f"{path} is not what its record says"
-            except (OSError, w.Unreachable) as error:
+            except (OSError, ValueError, w.Unreachable) as error:
                 return f"{path}: {error}"
         return ""
 
@@ -121,17 +122,27 @@ def _proof(top: str) -> Proof | None:
     try:
         with open(os.path.join(top, RECORD), encoding="utf-8") as file:
             said = json.load(file)
+        if next(_shape().iter_errors(said), None):
+            return None
         facts = {"profile": said["profile"], "plan": said["plan"], "beams": said["beams"], "left": said["left_out"],
                  "remarks": said["remarks"]} if said["profile"] != "files" else {}  # fmt: skip
         sums = tuple((os.path.join(top, one["name"]), one["sha256"]) for one in said["files"])
         return Proof(
             said["case"], said["path"], int(said["attempt"]), said["host"], said["group"], said["input"], said["output"],
-            said["started_at"], said["ended_at"], said["fetched_at"], int(said["exit"]), said["complete"] is True,
+            said["started_at"], said["ended_at"], said["fetched_at"], int(said["exit"]), said["complete"],
             said["reason"], {name: value for name, value in facts.items() if value}, sums,
             sum(one["bytes"] for one in said["files"]),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+@cache
+def _shape() -> Any:
+    from jsonschema import Draft202012Validator  # noqa: PLC0415
+
+    with open(config.schema_file("result"), encoding="utf-8") as file:
+        return Draft202012Validator(json.load(file))
 
 
 def owner_of_results(site: config.Site) -> str:

@@ -40,9 +40,10 @@ def rebuild(run: cli.Run, reason: str, ledger: str = "", *, accept_empty: bool =
     if always or gone or any(event.case for event in events):
         _record(run, before, events)
     if not run.args.dry_run:
-        cases = run.book.cases()
+        lost = {one for one, _ in verify.manifests(run.book.folder, verify.read(run.book).manifests)}
+        lost |= {(case.key, case.digest) for case in run.book.state().open.values() if case.digest and not _kept(run, case)}
         for root in roots:
-            _leave(run, root, cases, learned)
+            _leave(run, root, lost, learned)
     return _conclude(run, before, events, learned, bool(gone))
 
 
@@ -173,14 +174,17 @@ def _record(run: cli.Run, before: verify.Story, events: list[w.Event]) -> None:
             sys.stdout.write(f"{would}{tables.sentence(event, cases[event.case])}\n")
 
 
-def _leave(run: cli.Run, root: evidence.Root, cases: Mapping[str, w.Case], learned: Learned) -> None:
-    """The new head for a root; and the manifests that open cases need, from the inbox or from there."""
-    mine = [(case.key, case.digest) for case in cases.values() if case.host == root.host.name and case.status not in w.CLOSED]
-    lack = [one for one in mine if one[1] and not os.path.exists(folder.manifest_file(run.site.state, *one))]
-    there = [one for one in lack if one not in learned.texts]
-    sent = list(evidence.settle(root, run.book.state().head, there))
-    for key, digest, text in (*((*one, learned.texts[one]) for one in lack if one in learned.texts), *sent):
+def _kept(run: cli.Run, case: w.Case) -> bool:
+    return os.path.exists(folder.manifest_file(run.site.state, case.key, case.digest))
+
+
+def _leave(run: cli.Run, root: evidence.Root, lost: set[tuple[str, str]], learned: Learned) -> None:
+    """The new head for a root; and manifests that are lost here, (case, digest), from the inbox or from there."""
+    known = lost & learned.texts.keys()
+    sent = list(evidence.settle(root, run.book.state().head, sorted(lost - known)))
+    for key, digest, text in (*((*one, learned.texts[one]) for one in known), *sent):
         files.write_whole(folder.manifest_file(run.site.state, key, digest), text)
+        lost.discard((key, digest))
 
 
 def _conclude(run: cli.Run, before: verify.Story, events: Sequence[w.Event], learned: Learned, lossy: bool) -> int:

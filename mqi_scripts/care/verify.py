@@ -76,9 +76,9 @@ def shapes() -> Any:
         checks[kind["properties"]["type"]["const"]] = Draft202012Validator(rules)
 
     def fault(record: Mapping[str, Any]) -> str:
-        check = checks.get(record.get("type", ""))
+        check = checks.get(str(record["type"]))
         if check is None:
-            return f"has the type {record.get('type')!r}, which this version does not know"
+            return f"has the type {record['type']!r}, which this version does not know"
         error = next(check.iter_errors(record), None)
         return f"is not as its schema wants it: {'.'.join(map(str, error.absolute_path))} {error.message[:200]}" if error else ""
 
@@ -108,17 +108,20 @@ def _fold(story: Story, record: Mapping[str, Any]) -> str:
     return ""
 
 
-def manifests(state: str, wanted: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """What is wrong with the manifests beside the ledger."""
-    for key, digest in sorted(wanted):
-        path = folder.manifest_file(state, key, digest)
-        again = f"delete {state}/cache/scan, then mqi-scan makes it anew if its folder is still the same"
+def manifests(state: str, wanted: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], str]]:
+    """(case, digest) of each manifest beside the ledger that is not as it was, and what is wrong."""
+    for one in sorted(wanted):
+        path = folder.manifest_file(state, *one)
+        again = (
+            f"copy it from a backup; or delete {state}/cache/scan, then mqi-scan makes it anew if its folder is still the same; "
+            "or mqi-ledger rebuild --reason ..., which asks the case's host for it"
+        )
         try:
-            with open(path, "rb") as file:
-                if codec.sha256(file.read()) != digest:
-                    yield f"{path} was changed: its digest is not the one in its name, which the ledger has: delete it; {again}"
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                if codec.sha256(file.read()) != one[1]:
+                    yield one, f"{path} was changed: its digest is not the one in its name: delete it; {again}"
         except OSError as error:
-            yield f"{path}: {error.strerror}, but the ledger names it: {again}"
+            yield one, f"{path}: {error.strerror}, but the ledger names it: {again}"
 
 
 def unfinished(book: Ledger) -> str:
@@ -150,7 +153,7 @@ def examine(book: Ledger, heads: Iterable[w.Head] = ()) -> Story:
     if path:  # where that line was told, or the chain breaks before it, no script records anything
         who = "mqi-ledger repair" if story.strange or story.trouble else "the next script that records"
         story.trouble.append(f"{path}: its last line has no newline: a write was cut off; {who} ends it, or sets it aside")
-    story.trouble.extend([*packed(book), *manifests(book.folder, story.manifests)])
+    story.trouble.extend([*packed(book), *(text for _, text in manifests(book.folder, story.manifests))])
     only_that = path and {head.seq for head in story.strange} == {story.head.seq + 1}
     restore = "Restore the newest backup, or accept the loss: mqi-ledger rebuild --reason ..."
     accept = "See: mqi-ledger repair --dry-run" if only_that else restore

@@ -86,15 +86,17 @@ def read_line(text: bytes, head: w.Head) -> tuple[dict[str, Any], w.Head]:
         raise w.Damaged("its text does not fit its own digest: it was changed")
     try:
         record: dict[str, Any] = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise w.Damaged(f"it is not JSON: {error}") from None
+        behind = after(record)
+    except (ValueError, RecursionError, KeyError) as error:
+        raise w.Damaged(f"no version of mqi wrote it: {error!r}") from None
     if record.get("v", 0) not in range(VERSION + 1):  # nobody may repair it away
         raise w.Configuration(f"a newer mqi wrote this ledger: version {record['v']}, this one knows {VERSION}. Install that")
-    if record.get("seq") != head.seq + 1 and not (record.get("type") == "lost" and record["seq"] == record["upto"] > head.seq):
-        raise w.Damaged(f"it is number {record.get('seq')}, expected {head.seq + 1}: lines are missing or moved")
+    seq, lost = record.get("seq"), record.get("type") == "lost"
+    if not isinstance(seq, int) or (seq != head.seq + 1 and not (lost and seq == record.get("upto") and seq > head.seq)):
+        raise w.Damaged(f"it is number {seq}, expected {head.seq + 1}: lines are missing or moved")
     if record.get("prev") != head.digest:
         raise w.Damaged("it does not follow the line before it: that line was replaced")
-    return record, after(record)
+    return record, behind
 
 
 def is_whole(text: bytes) -> bool:

@@ -32,9 +32,9 @@ WAIT = 60  # seconds for a script that runs
 def verify(book: Ledger, heads: Sequence[str]) -> int:
     """Read every line; 65 with all that is wrong and what to do."""
     seen = [_head(text) for text in heads]
-    shown = files.read_note(os.path.join(book.folder, "health", "mqi-report.json")).get("head")
-    if shown and shown[0]:
-        seen.append(w.Head(*shown))
+    match files.read_note(os.path.join(book.folder, "health", "mqi-report.json")).get("head"):
+        case [int(seq), str(digest)] if seq:
+            seen.append(w.Head(seq, digest))
     if (head := book.seen()).seq:
         seen.append(head)
     story = care.examine(book, seen)
@@ -48,7 +48,7 @@ def verify(book: Ledger, heads: Sequence[str]) -> int:
 
 def _head(text: str) -> w.Head:
     seq, _, digest = text.partition(":")
-    if not seq.isdigit() or not digest:
+    if not seq.isdecimal() or not digest:
         raise w.Usage(f"--head {text!r}: expected SEQ:DIGEST as a report shows it")
     return w.Head(int(seq), digest)
 
@@ -66,12 +66,15 @@ def alone(state: str, line: bool) -> Iterator[None]:
 
 def keep(run: cli.Run, target: str) -> int:
     """A backup below target."""
-    place, story = backup.backup(run.book, os.path.abspath(target), run.now().translate(str.maketrans("", "", "-:.")))
+    if f"{os.path.realpath(target)}/".startswith(f"{os.path.realpath(run.site.inbox)}/"):
+        raise w.Usage(f"{target} is in the inbox, where a copy would be taken for a case: name a folder on another disk")
+    place, story, lost = backup.backup(run.book, os.path.abspath(target), run.now().translate(str.maketrans("", "", "-:.")))
+    sys.stderr.writelines(f"mqi-ledger: {tables.printable(text)}\n" for text in lost)
     sys.stdout.write(
-        f"{place}: {story.lines} lines, {len(story.cases)} cases, {len(story.manifests)} manifests, head {story.head.seq}:"
-        f"{story.head.digest}, verified. To restore it: {place}/RESTORE.txt\n"
+        f"{tables.printable(place)}: {story.lines} lines, {len(story.cases)} cases, {len(story.manifests) - len(lost)} manifests, "
+        f"head {story.head.seq}:{story.head.digest}, verified. To restore it: {tables.printable(place)}/RESTORE.txt\n"
     )
-    return 0
+    return w.Damaged.code if lost else 0
 
 
 def squeeze(run: cli.Run) -> int:

@@ -37,11 +37,11 @@ def report(args: argparse.Namespace) -> int:
     """Print what was asked; 1 if a case that is shown, or something that did not happen, needs a person."""
     site = config.load(args.config, os.environ)
     cli.check_state(site.state)
-    book, damaged = Ledger(site.state, {}), ""
-    try:
-        cases, head, failed = book.cases(), book.state().head, book.state().failed
-    except w.Damaged as error:
-        damaged, (cases, head), failed = str(error), book.readable(), {}
+    book, noted = Ledger(site.state, {}), os.path.join(site.state, "health", "mqi-report.json")
+    shown_last, (cases, head, failed, damaged) = files.read_note(noted).get("head"), read(book)
+    match shown_last:
+        case [int(seq), str()] if seq > head.seq and not damaged:
+            damaged = f"A report showed line {seq}, and the last one is {head.seq}: its tail is cut. See: mqi-ledger verify"
     kept, now = health(site), codec.stamp(datetime.now(UTC))
     hidden = args.notify is not None or (args.redact if args.redact is not None else is_hidden(site))
     if args.changes and not damaged:
@@ -87,8 +87,16 @@ def report(args: argparse.Namespace) -> int:
     if damaged:
         sys.stderr.write(f"mqi-report: LEDGER CORRUPT; shown is what was read last, up to line {head.seq}. {damaged}\n")
         return w.Damaged.code
-    files.write_note(os.path.join(site.state, "health", "mqi-report.json"), {"head": list(head)})
+    files.write_note(noted, {"head": list(head)})
     return int(any(case.key in needs for case in shown) or alarm)
+
+
+def read(book: Ledger) -> tuple[dict[str, w.Case], w.Head, dict[str, Sequence[str]], str]:
+    """Cases, head, what failed in a row by host/group, and what is damaged: then it is what could be read."""
+    try:
+        return book.cases(), book.state().head, book.state().failed, ""
+    except w.Damaged as error:
+        return *book.readable(), {}, str(error)
 
 
 def calls(case: w.Case, known: explain.Notes, now: str) -> bool:

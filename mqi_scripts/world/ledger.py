@@ -110,9 +110,10 @@ class Ledger:
 
     def holds(self, head: w.Head) -> bool:
         """Whether the line with that digest is in this ledger."""
-        end = f'"sha256":"{head.digest}"}}\n'.encode()
-        if head == self.state().head:
-            return True
+        return head == self.state().head or self._has(head.digest)
+
+    def _has(self, digest: str) -> bool:
+        end = f'"sha256":"{digest}"}}\n'.encode()
         return any(text.endswith(end) for name in reversed(self.files()) for text in self.texts(name))
 
     def append(self, events: Sequence[w.Event], now: str) -> list[w.Event]:
@@ -125,8 +126,7 @@ class Ledger:
             return []
         # it catches up before it sets anything aside, too: a line that was told is not torn, it is damaged
         with lock.held(self._path("ledger.lock"), 30):
-            self._catch_up()
-            self._set_torn_aside()
+            self._set_torn_aside(self._catch_up())
             state = self._catch_up()
             stored, lines, head = list[w.Event](), list[bytes](), state.head
             name = f"ledger-{max(now[:4], state.file[7:11])}.jsonl"
@@ -170,18 +170,21 @@ class Ledger:
         self._state = state = self._state or self._load()
         files, last = self.files(), self.texts(state.file, state.size - len(state.end))
         if state.file and (state.file not in files or next(last, b"") != state.end.encode()):
-            raise w.Damaged(
-                f"{self._path(state.file)} does not have line {state.head.seq} any more: its tail is cut or overwritten, "
-                "or it is an older copy. Nothing is written until it is mended. See: mqi-ledger verify; if it is a restored "
-                "backup: mqi-ledger rebuild --reason ..."
-            )
+            if not self._has(state.head.digest):
+                raise w.Damaged(
+                    f"{self._path(state.file)} does not have line {state.head.seq} any more: its tail is cut or overwritten, "
+                    "or it is an older copy. Nothing is written until it is mended. See: mqi-ledger verify; if it is a restored "
+                    "backup: mqi-ledger rebuild --reason ..."
+                )
+            self._state, self._closed, self._closed_in = nothing(), {}, ""  # a file was renamed or divided: it is told anew
+            state = self._state
         for name in files[files.index(state.file) if state.file else 0 :]:
             for record, head, size in self._lines(name, state.size if name == state.file else 0, state.head):
                 try:
                     state = self._fold(state, codec.from_dict(record))
                     self._state = state = state._replace(head=head, file=name, size=size, end=f'{record["sha256"]}"}}\n')
                 except (KeyError, TypeError, ValueError, w.Illegal) as error:
-                    raise w.Damaged(f"line {head.seq} of the ledger tells what cannot be: {error!r}") from error
+                    raise w.Damaged(f"line {head.seq} of the ledger tells what cannot be: {type(error).__name__} {error}") from None
         return state
 
     def _fold(self, state: State, event: w.Event) -> State:
@@ -246,25 +249,22 @@ class Ledger:
             self._closed_in = name
         self._kept = state.head.seq
 
-    def _set_torn_aside(self) -> None:
-        """A last line without newline was never acknowledged: finish it if it is whole, else keep it beside."""
+    def _set_torn_aside(self, state: State) -> None:
+        """What follows the last line was never acknowledged: finish it if only its newline is lacking, else keep it beside."""
         for name in self.files()[-1:]:
-            if self._is_compressed(name):
+            if not os.path.exists(self._path(name)):
                 raise w.Damaged(f"{self._path(name)}.gz: the newest file is written to, it must be plain: gunzip it")
             with open(self._path(name), "rb+") as file:
-                file.seek(max(os.path.getsize(self._path(name)) - (1 << 20), 0))
-                torn = file.read().rpartition(b"\n")[2]
+                good = file.seek(state.size if name == state.file else 0)
+                torn = file.read()
                 if torn and codec.is_whole(torn):
                     file.write(b"\n")
                 elif torn:
                     count = sum(n.startswith("ledger.torn.") for n in os.listdir(self.folder))
                     write_whole(self._path(f"ledger.torn.{count + 1}"), torn)
-                    file.truncate(os.path.getsize(self._path(name)) - len(torn))
+                    file.truncate(good)
                     os.fsync(file.fileno())
                     self.say(f"the ledger's last line was torn, never acknowledged: set aside as ledger.torn.{count + 1}")
-
-    def _is_compressed(self, name: str) -> bool:
-        return not os.path.exists(self._path(name)) and os.path.exists(f"{self._path(name)}.gz")
 
     def _path(self, *names: str) -> str:
         return os.path.join(self.folder, *names)

@@ -116,14 +116,26 @@ def half_result(place: Place, path: Path) -> Iterator[str]:
 
 
 def canaries(place: Place) -> Iterator[str]:
-    """`plant` put some beside the site; a name or an output that is executed makes others."""
+    """Whatever is executed or written outside its place: a canary that sings or is gone, a result that is nobody's."""
     for path in place.folder.parent.rglob("CANARY*"):
         if path.name != "CANARY-planted" or path.read_text() != "alive\n":
             yield f"something was executed or written outside: {path}"
+    planted = [folder / "CANARY-planted" for folder in perches(place)]
+    if any(path.exists() for path in planted):
+        yield from (f"something was removed outside: {path}" for path in planted if not path.exists())
+    known = {path.partition("/")[0] for path in re.findall(r'"path":("(?:[^"\\]|\\.)*")', place.ledger().decode()) for path in [json.loads(path)]}
+    for name in sorted(os.listdir(place.results)) if not list(place.state.glob("ledger-*.gz")) else ():
+        base = re.sub(r"(\.partial)?(\.superseded-\d+)?$", "", name)
+        if base not in known and not re.fullmatch(r"CANARY-planted|\.mqi-results(\.\d+\.new)?|\.[0-9a-f]{20}\.incoming", name):
+            yield f"nobody's result: {place.results / name}"
+
+
+def perches(place: Place) -> tuple[Path, ...]:
+    return place.folder, place.folder.parent, place.inbox, place.results
 
 
 def plant(place: Place) -> None:
-    for folder in (place.folder, place.folder.parent, place.inbox, place.results):
+    for folder in perches(place):
         (folder / "CANARY-planted").write_text("alive\n")
 
 

@@ -6,6 +6,7 @@ What a single kind of file or name does is told in test_folder.py; here they com
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import subprocess
 import threading
@@ -13,8 +14,12 @@ import time
 from pathlib import Path
 
 import laws
+import make
+import pydicom
 import pytest
+import test_truth
 from conftest import Place, Pueued, Sshd, host_text, serving
+from test_log import in_the_journal
 
 HOSTILE = [
     "-rf", "--help", "-", "--", "-oProxyCommand=touch CANARY-1", "a b", " lead", "trail ", "new\nline", "\n", "tab\tbed", "cr\rreturn", "$(touch CANARY-2)", "`touch CANARY-3`",
@@ -22,6 +27,7 @@ HOSTILE = [
     "#", "\x1b[2J\x1b]0;evil\x07", "\x7f", "\u202egpj.exe", "e\u0301", "\u00e9", "\u200b", os.fsdecode(b"\xff\xfe"), "x" * 255, "a:b", "host:path", "=1+1", "{a,b}", "<script>", "con",
     "MQI-END x 0", "mqi1:k:1", "a..b", "...", "\u2028",
 ]  # fmt: skip
+TRAVEL = {"a b", "trail ", "a:b", "host:path", "con", "mqi1:k:1", "MQI-END x 0", "a..b"}  # as files in a case; the others are held
 FOLDERS = [name for name in HOSTILE if not name.startswith(".")]  # hidden ones are no candidates
 PHI = "ZZTOP^HARRY"
 
@@ -64,7 +70,10 @@ def test_hostile_names_of_cases_folders_and_files_go_through_the_whole_line_at_o
     for words in ([], ["--csv"], ["--json"], ["--jsonl"]):
         said = place("mqi-report", *words).out
         assert said.replace("\r\n", "\n").replace("\n", "").isprintable()
-    assert not [path for where in (tmp_path, Path.cwd(), sshd.folder) for path in where.glob("CANARY-?")]
+    assert {name for number, name in enumerate(HOSTILE) if rows[f"file{number}"]["status"] == "completed"} == TRAVEL
+    assert {name for number, name in enumerate(HOSTILE) if rows[f"folder{number}"]["status"] == "completed"} == TRAVEL
+    login = Path(pwd.getpwuid(os.getuid()).pw_dir)  # where a session begins, whatever HOME says
+    assert not [path for where in (tmp_path, Path.cwd(), sshd.folder, login) for path in where.glob("CANARY-?")]
 
 
 def sparse(path: Path) -> None:
@@ -84,8 +93,8 @@ def test_everything_that_is_no_file_comes_at_once_and_costs_no_time(local_place:
         "loop": lambda p: p.symlink_to(p.name), "up": lambda p: p.symlink_to("../.."), "folder": lambda p: p.symlink_to(secret), "hard": lambda p: os.link(secret / "plan.txt", p),
         "fifo": os.mkfifo, "sparse": sparse, "socket": bound,
     }  # fmt: skip
-    for kind, make in nasty.items():
-        make(place.case(kind) / "nasty")
+    for kind, put in nasty.items():
+        put(place.case(kind) / "nasty")
     (place.inbox / "case-out").symlink_to(secret)
     (place.inbox / "case-dangling").symlink_to("/nowhere")
     (place.inbox / "case-self").symlink_to("case-self")
@@ -279,3 +288,43 @@ def test_a_patients_name_is_nowhere_but_where_it_must_be(tmp_path: Path, sshd: S
     folder = {path for path, data in files.items() if f"{PHI}-folder".encode() in data}
     assert all(path.is_relative_to(place.state) for path in folder), folder
     assert all(path.stat().st_mode & 0o077 == 0 for path in log | folder)
+
+
+PRIVATE = {"PatientName": f"{PHI}^DICOM", "OtherPatientNames": f"{PHI}^OTHER", "PatientComments": f"{PHI} a comment", "PatientAddress": f"{PHI} street",
+           "ReferringPhysicianName": f"{PHI}^DOCTOR", "RTPlanLabel": f"{PHI} plan", "StudyDescription": f"{PHI} study"}  # fmt: skip
+
+
+def test_what_a_plan_says_of_its_patient_stays_in_the_plan(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
+    """One case that completes, one that fails, two that are held for what is wrong in that plan; with log.file, notify.command, a journal."""
+    work = 'if [ -e "$MQI_INPUT/fail.txt" ]; then exit 3; fi; ' + test_truth.COMPUTE
+    place = test_truth.site(tmp_path / "site", work, host_text("ssh", "pueue", "scp", sshd, pueued))
+    mail = tmp_path / "mail"
+    more = f'[log]\nfile = "{tmp_path}/mqi.log"\n[notify]\ncommand = ["sh", "-c", "cat >>{mail}"]\nmost_every = "0s"\n[job]'
+    place.config.write_text(place.config.read_text().replace("[job]", more, 1))
+    for seed, kind in enumerate(("good", "fails", "no id", "no beams")):
+        folder = make.case(place.inbox, seed=seed)
+        (plan,) = folder.glob("RP*")
+        data = pydicom.dcmread(plan)
+        for word, value in PRIVATE.items():
+            setattr(data, word, value)
+        if kind == "no id":
+            del data.PatientID
+        elif kind == "no beams":
+            del data.IonBeamSequence
+        data.save_as(plan)
+        (folder / "fail.txt").write_text("") if kind == "fails" else None
+    told, deadline = "", time.monotonic() + 200
+    while {row["status"] for row in place.rows().values()} != {"completed", "failed", "held"}:
+        told += "".join(in_the_journal(place, program, "-v").out for program in laws.LINE)
+        assert time.monotonic() < deadline, place.rows()
+    for words in (["mqi-report", "--notify"], ["mqi-report"], ["mqi-report", "--csv"], ["mqi-report", "--json"], ["mqi-case", "explain"], ["mqi-check"]):
+        told += in_the_journal(place, *words).out + "".join(place(*words)[1:])
+    assert mail.read_text()
+    assert PHI not in told
+    assert PHI not in str(pueued.state())
+    where = (place.state, place.root, place.results, sshd.folder, pueued.folder, mail, tmp_path / "mqi.log")
+    files = [path for one in where for path in (one, *one.rglob("*")) if path.is_file()]
+    content = {path for path in files if PHI.encode() in path.read_bytes()}
+    assert content
+    assert all(path.is_relative_to(place.root / "cases") and path.parent.name.startswith("input-") for path in content), content
+    assert not [path for one in where for path in one.rglob("*") if PHI in path.name]

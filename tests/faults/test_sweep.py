@@ -120,6 +120,7 @@ def test_one_fault_at_any_call_breaks_no_law(scene: str, far: bool, scores: dict
                          f"{sum(one.landed for one in played)} faults landed, {seconds:.0f} s; ends {dict(kinds)}, {late} after more than two ticks\n")  # fmt: skip
     assert not [(one.name, one.broken) for one in played if one.broken]
     missed = [one.name for one in played if not one.landed]
+    sys.__stdout__.write("".join(f"  did not land: {name}\n" for name in missed))
     assert len(missed) <= max(1, len(played) // 50), f"faults that did not land: {missed}"
     elsewhere = [one.name for one in played if not one.as_ever and not is_of_the_job(one.name)]
     assert not elsewhere, "a fault of the line changed how cases end"

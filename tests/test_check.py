@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -198,6 +199,8 @@ def test_a_misspelt_key_is_a_failure_that_names_it(far: Place) -> None:
         ('time_limit = "60s"', 'time_limit = "50s"', "job.time_limit is 50 s: most computations would be ended"),
         ("queue_depth = 2", 'keep = "0s"', 'hosts.far.keep = "0s": input and output go as soon as a case is completed'),
         ("queue_depth = 2", "queue_depth = 500", "hosts.far.queue_depth = 500: what waits in one group"),
+        ("[hosts.far]", '[schedule]\naging = "0s"\nstarvation = "0s"\n[hosts.far]', 'schedule.order = "strict" with neither aging nor starvation'),
+        ("[hosts.far]", '[retry]\nfirst = "20m"\n[hosts.far]', "retry.first (20 min) is longer than retry.most (10 min)"),
         ("queue_depth = 2", 'timeout = "20s"', "hosts.far.timeout is 20 s: the copy of a large case is cut off"),
     ],
 )
@@ -237,6 +240,18 @@ def test_the_state_folder_is_its_owner_s_alone_on_a_local_disk(local: Place) -> 
         one = wrong_with(local)[f"state {local.state}"]
         assert one.found.startswith("belongs to nobody")
         assert one.fix.startswith("run it as `sudo -u nobody")
+        ran = local("mqi-case", "note", "ma", "--text", "Kim's; done")
+        command = re.search("run it as `(.*)`$", ran.err)
+        assert command
+        assert shlex.split(command[1])[-4:] == ["note", "ma", "--text", "Kim's; done"]
+
+
+def test_a_disk_below_the_site_s_reserve_is_no_ok(local: Place) -> None:
+    local("mqi-scan")
+    local.config.write_text(local.config.read_text().replace(f"reserve = {64 << 20}", f"reserve = {1 << 60}"))
+    wrong = wrong_with(local)
+    for name, key in ((f"room in {local.state}", "site.reserve"), ("far: room", "hosts.far.reserve")):
+        assert re.fullmatch(rf"only [\d.]+ GB free.*, and {key} keeps 1152921504.6: nothing more is copied", wrong[name].found), wrong
 
 
 def test_files_of_the_ledger_that_others_can_read_or_own_are_named(local: Place) -> None:
@@ -324,6 +339,9 @@ def test_a_timer_that_is_disabled_while_the_others_are_on_is_a_failure(local: Pl
     (name, one), = said(apart(local, script + "systemctl -q disable mqi-poll.timer 2>/dev/null")).items()
     assert (name, one.level, one.fix) == ("mqi-poll", "FAIL", "systemctl enable --now mqi-poll.timer")
     assert re.fullmatch(r"its timer is disabled; last success \d+ s ago", one.found)
+    others = ["mqi-clean", "mqi-ledger-backup", "mqi-ledger-verify", "mqi-report", "mqi-report-notify"]
+    wrong = said(apart(local, script + f"systemctl -q disable {' '.join(name + '.timer' for name in others)} 2>/dev/null"))
+    assert {name: (one.level, one.found) for name, one in wrong.items()} == dict.fromkeys(others, ("FAIL", "its timer is disabled"))
     for note in (local.state / "health").iterdir():
         note.unlink()
     assert not said(apart(local, script))

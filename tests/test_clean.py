@@ -473,7 +473,7 @@ def test_below_the_reserve_of_a_host_nothing_new_is_pushed_and_what_is_there_goe
     assert "hosts.far.reserve keeps 1000000000.00: make room" in ran.err
     told = place("mqi-case", "explain", "q")
     assert "no room for " in told.out
-    assert f"helps    df -h {place.root}   (on far)" in told.out
+    assert f"helps    df -h {place.root}   # on far" in told.out
     report = place("mqi-report")
     assert report.code == 1
     assert re.search(r"^room, far: [0-9.]+ GB free, and hosts.far.reserve keeps 1000000000.0 GB: nothing new is pushed there \(seen \d+ s ago\)$", report.out, re.M)

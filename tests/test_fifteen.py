@@ -70,10 +70,9 @@ def typed(place: Place, command: str) -> Ran:
             (shims / path.name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m mqi_scripts {path.name} "$@"\n')
             (shims / path.name).chmod(0o755)
     env = {**os.environ, "PATH": f"{shims}:{os.environ['PATH']}", "PYTHONPATH": str(REPO), "MQI_CONFIG": str(place.config)}
-    plain = re.sub(r"   \(on \w+\)$", "", command)
     out, err = place.folder / "typed.out", place.folder / "typed.err"
     with out.open("w") as one, err.open("w") as other:  # no pipes: a daemon that it starts would keep them open
-        ran = subprocess.run(["/bin/sh", "-c", plain], env=env, stdin=subprocess.DEVNULL, stdout=one, stderr=other, timeout=120)
+        ran = subprocess.run(["/bin/sh", "-c", command], env=env, stdin=subprocess.DEVNULL, stdout=one, stderr=other, timeout=120)
     return Ran(ran.returncode, out.read_text(), err.read_text())
 
 
@@ -164,7 +163,7 @@ def test_its_groups_are_paused(far_place: Place, pueued: Pueued) -> None:
     waits(far_place)
     first = explained(far_place)
     assert first["why"].startswith("every group of far is paused (gpu0, gpu1)")
-    assert first["helps"].endswith("   (on far)")
+    assert first["helps"].endswith("   # on far")
     assert typed(far_place, first["helps"]).code == 0
     row("paused group", first["why"], first["helps"], "resolved: the next mqi-submit gives it the case")
     far_place.until("completed")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import Place
+from conftest import JOB, Place, host_text
 from test_init import NEEDED, SCHEMA, loaded
 from test_units import said, verified
 
@@ -81,6 +81,17 @@ def test_a_person_is_told_once_of_what_needs_one_and_no_name_leaves_the_house(pl
     assert ids["KIM 2"] not in phone.messages()[1]
     assert "KIM" not in "".join(phone.messages())
     assert any("completed: " in line for line in place("mqi-report", "--changes").out.splitlines())  # another name's cursor
+
+
+def test_a_case_that_failed_is_told_as_failed_though_its_good_results_came(tmp_path: Path) -> None:
+    place = Place(tmp_path / "site", host_text("local", "direct", "scp", None, None), f"{JOB}; exit 3")
+    phone = Phone(place)
+    place.case("ma")
+    place.until("failed")
+    place.tick()
+    assert b'"type":"salvaged"' in place.ledger()
+    assert place("mqi-report", "--notify").code == 1
+    assert f"{place.rows()['ma']['case_id']}: failed (application, computing)\n" in phone.messages()[0]
 
 
 def test_what_was_mended_before_anybody_could_be_told_is_not_told(place: Place) -> None:

@@ -425,8 +425,24 @@ def test_a_decision_has_a_reason_and_a_note_is_part_of_the_story(local_place: Pl
     event = json.loads(ran.out)
     assert (event["type"], event["reason"], bool(event["who"])) == ("noted", "the vendor was called", True)
     assert "notes: the vendor was called" in local_place("mqi-case", "show", "ma").out
+    said = local_place("mqi-case", "note", "ma", "--text", "a\x1b[31mb\n=c").out
+    assert (said.count("\n"), said.rstrip("\n").isprintable()) == (1, True)
     local_place.until("completed")
     assert (local_place.results / "ma" / "plan.out").exists()
+
+
+def test_a_case_is_found_by_the_path_that_a_person_pastes(local_place: Place) -> None:
+    local_place.case("ma")
+    local_place("mqi-scan")
+    plain = local_place("mqi-case", "show", "ma").out
+    source = re.search(r"^  source    (.*)$", plain, re.M)
+    assert source
+    for word in (source[1], f"{source[1]}/", "ma/", "./ma"):
+        assert local_place("mqi-case", "show", word).out == plain
+    assert local_place("mqi-case", "show", f"{local_place.results}/ma").code == 2
+    local_place.tick()
+    ran = local_place("mqi-case", "explain", "-")
+    assert (ran.code, ran.out) == (0, "")
 
 
 def test_the_more_urgent_case_goes_first_and_who_said_so_is_in_the_record(tmp_path: Path, sshd: Sshd, pueued: Pueued) -> None:
@@ -472,7 +488,7 @@ def test_explain_alone_tells_of_everything_that_does_not_move(tmp_path: Path, ss
     assert "helps    mqi-case show " in parts["sour"]
     assert "x is a symlink" in parts["link"]
     start = " && ".join(f"{pueued.command} -c {pueued.config} start -g {group}" for group in ("gpu0", "gpu1"))
-    assert f"helps    {start}   (on far)" in parts["later"]
+    assert f"helps    {start}   # on far" in parts["later"]
     assert all("needs a person" in part for part in parts.values())
     lines = [json.loads(line) for line in place("mqi-case", "explain", "--jsonl").out.splitlines()]
     assert {line["case_path"] for line in lines} == set(parts)
@@ -593,7 +609,7 @@ def test_a_job_that_is_over_and_not_recorded_is_told_with_the_program_that_is_la
     ("case", "wait", "follows", "helps", "person"),
     [
         (BORN._replace(status=w.PUSHED, open=True), (QUEUE, ""), "when that is over, mqi-submit gives it to the queue; mqi-submit ran last",
-         "pueue start -g g   (on far)", True),
+         "pueue start -g g   # on far", True),
         (BORN, ("far: it refused our key. See: mqi-check", "config", explain.CHANGE), "when that is over, mqi-push copies it to a compute host; "
          "the timers wait until the configuration changes, mqi-tick by hand does not", "mqi-check", True),
         (BORN, ("far: no answer", "network", "2026-11-24T03:12:00.000Z"), "mqi-push copies it to a compute host, at the next try, "

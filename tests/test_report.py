@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPO, Place, Pueued
+from conftest import JOB, REPO, Place, Pueued, host_text
 from jsonschema import validate
 
 from mqi_scripts import words as w
+from mqi_scripts.pure import explain
 from mqi_scripts.telling import changes
-from mqi_scripts.telling.silence import Silence, silences
+from mqi_scripts.telling.silence import Silence, again, past_usual, silences
 from mqi_scripts.world.ledger import Ledger
 
 ENV = {**os.environ, "PYTHONPATH": str(REPO)}
@@ -131,6 +132,38 @@ def back(hours: float) -> dict[str, str]:
 )
 def test_what_did_not_happen_is_a_sentence(health: dict[str, dict[str, str]], expected: list[Silence]) -> None:
     assert silences(health, health, ["gpu1", "gpu10", "gpu"], [], NOW) == expected
+
+
+def test_a_program_that_never_had_a_success_is_measured_from_the_first_case(place: Place) -> None:
+    found = [NOW - timedelta(hours=4)]
+    never = {**notes(), "mqi-poll": {}}
+    assert silences(never, never, [], found, NOW) == [Silence("mqi-poll: it never had a success", True)]
+    assert silences(never, never, [], [NOW], NOW) == [Silence("mqi-poll: it never had a success", False)]
+    none = dict.fromkeys(notes(), {})
+    assert silences(none, none, [], [NOW], NOW) == []
+    (one,) = silences(none, none, [], found, NOW)
+    assert (one.person, one.text) == (True, "no program has left a note of a run: are the timers on? See: mqi-check --fast")
+
+
+def test_a_job_past_its_usual_time_and_what_was_tried_again_are_told(tmp_path: Path, pueued: Pueued) -> None:
+    place = Place(tmp_path / "site", host_text("local", "pueue", "scp", None, pueued), 'grep -q long "$MQI_INPUT/plan.txt" && sleep 600; ' + JOB)
+    place.case("a")
+    place.until("completed")
+    place.case("long")
+    for _ in range(200):
+        place.tick()
+        if place.rows()["long"]["status"] == "running":
+            break
+    (id_,) = (row["case_id"] for name, row in place.rows().items() if name == "long")
+    assert "already, the median" not in place("mqi-report").out
+    case = next(case for case in Ledger(str(place.state), {}).state().open.values())
+    slow = case._replace(started=(datetime.now(UTC) - timedelta(hours=2)).isoformat(timespec="milliseconds").replace("+00:00", "Z"), attempt=3)
+    known = explain.NOTHING._replace(runs={"": 600.0})
+    now = datetime.now(UTC).isoformat()
+    assert [one.text for one in past_usual([case, slow], known, now)] == [f"{id_} runs for 2 h already, the median of its group is 10 min"]
+    assert [one.text for one in again([case, slow], now)] == [f"retried in the last day: 1 cases: {id_} (3 attempts)"]
+    assert place("mqi-case", "cancel", "long", "--reason", "done").code == 0
+    place("mqi-poll")
 
 
 def tuesdays(weeks: int, *hours: int) -> list[datetime]:
@@ -252,9 +285,20 @@ def test_a_cursor_of_another_ledger_is_said_and_the_last_day_told_again(place: P
     assert len(ran.out.splitlines()) == 3
 
 
+def test_changes_end_with_1_only_for_what_still_needs_a_person(place: Place) -> None:
+    row = place.rows()["KIM 2"]
+    assert place("mqi-report", "--changes", "--as", "a").code == 1
+    assert place("mqi-case", "cancel", row["case_id"], "--reason", "not needed").code == 0
+    ran = place("mqi-report", "--changes", "--as", "b")
+    assert (ran.code, "KIM 2: held" in ran.out) == (0, True)
+
+
 def test_a_name_is_no_path_and_changes_have_no_table(place: Place) -> None:
     assert place("mqi-report", "--changes", "--as", "../x").code == 2
     assert place("mqi-report", "--changes", "--csv").code == 2
+    for words in (["--needs-me"], ["--status", "held"], ["--search", "KIM"]):  # what it left out would be told to nobody
+        assert place("mqi-report", "--changes", *words).code == 2
+    assert place("mqi-report", "--as", "bob").code == 2
     assert not Path(place.state / "told").exists()
 
 

@@ -10,6 +10,7 @@ from mqi_scripts.pure.explain import LATE, span
 from mqi_scripts.pure import tables
 
 SCRIPTS = ("mqi-scan", "mqi-push", "mqi-submit", "mqi-poll", "mqi-fetch")
+TIMERS = ("mqi-clean", "mqi-report", "mqi-report-notify", "mqi-ledger-backup", "mqi-ledger-verify")  # beside those of the line
 ROOM = 1 << 30  # bytes below which a disk is called nearly full
 NODES = 1000  # files, the same
 SKEW = 60  # seconds between clocks that nobody minds
@@ -24,11 +25,12 @@ def ago(text: str, now: datetime) -> float:
     return (now - datetime.fromisoformat(text)).total_seconds()
 
 
-def room(where: str, free: int, nodes: int) -> Probe:
-    """nodes: inodes that are free, -1 where the file system counts none."""
+def room(where: str, free: int, nodes: int, reserve: int, key: str) -> Probe:
+    """nodes: inodes that are free, -1 where the file system counts none. reserve: bytes that `key` keeps."""
     figures = f"{free / 1e9:.1f} GB free" + (f", {nodes} files" if nodes >= 0 else "")
-    if free < ROOM or 0 <= nodes < NODES:
-        return fail(where, f"only {figures}", "make room there (df -h, df -i)", w.Disk)
+    if free < max(ROOM, reserve) or 0 <= nodes < NODES:
+        more = f", and {key} keeps {reserve / 1e9:.1f}: nothing more is copied" if free < reserve else ""
+        return fail(where, f"only {figures}{more}", "make room there (df -h, df -i)", w.Disk)
     return ok(where, figures)
 
 
@@ -98,6 +100,7 @@ def scripts(
         yield fail("mqi.target", found, "systemctl enable mqi.target", w.Configuration)
     for name, note in notes.items():
         yield _script(name, note, units.get(name, ("", "")), on, name in runs, now)
+    yield from filter(None, (_timer(name, units[name], on, "") for name in TIMERS if name in units))
 
 
 def _script(
@@ -107,11 +110,8 @@ def _script(
     late = ago(last, now) if last else 0.0
     figures = f"last success {span(late)} ago" if last else "it never had a success"
     by_hand = f"run it by hand: {name}; what it said: journalctl -u mqi@{name.removeprefix('mqi-')}"
-    if on and unit[0] in ("disabled", "masked", "static", "linked"):
-        again = f"systemctl {'unmask' if unit[0] == 'masked' else 'enable --now'} {name}.timer"
-        return fail(name, f"its timer is {unit[0]}; {figures}", again, w.Configuration)
-    if unit[0] == "enabled" and unit[1] in ("inactive", "failed"):
-        return fail(name, f"its timer is enabled, but stopped; {figures}", f"systemctl start {name}.timer", w.Configuration)
+    if wrong := _timer(name, unit, on, f"; {figures}"):
+        return wrong
     if runs:
         return ok(name, f"it runs now; {figures}")
     if trouble:
@@ -119,6 +119,16 @@ def _script(
     if not last or late > LATE:
         return warn(name, figures, by_hand + ("" if on else "; no timer of systemd starts it: does cron?"))
     return ok(name, figures)
+
+
+def _timer(name: str, unit: tuple[str, str], on: Sequence[str], more: str) -> Probe | None:
+    """That it does not start, though others do."""
+    if on and unit[0] in ("disabled", "masked", "static", "linked"):
+        again = f"systemctl {'unmask' if unit[0] == 'masked' else 'enable --now'} {name}.timer"
+        return fail(name, f"its timer is {unit[0]}{more}", again, w.Configuration)
+    if unit[0] == "enabled" and unit[1] in ("inactive", "failed"):
+        return fail(name, f"its timer is enabled, but stopped{more}", f"systemctl start {name}.timer", w.Configuration)
+    return None
 
 
 def lock(name: str, holder: str, lives: bool, since: float) -> Probe:

@@ -117,7 +117,7 @@ def folders(of: config.Site, known: int) -> Iterator[Probe]:
             yield ok(f"{word} {path}")
     for path in (of.state, of.results):
         if os.path.isdir(path):
-            yield gateway.room(f"room in {path}", *folder.free(path))
+            yield gateway.room(f"room in {path}", *folder.free(path), of.reserve, "site.reserve")
 
 
 def _inbox(of: config.Site, known: int) -> Probe:
@@ -208,6 +208,6 @@ def units() -> dict[str, tuple[str, str]]:
     def said(verb: str, unit: str) -> str:
         return run(("systemctl", *mode, verb, unit), seconds=10).out.decode("ascii", "replace").strip()
 
-    names = {**{name: f"{name}.timer" for name in gateway.SCRIPTS}, "mqi.target": "mqi.target"}
+    names = {**{name: f"{name}.timer" for name in (*gateway.SCRIPTS, *gateway.TIMERS)}, "mqi.target": "mqi.target"}
     enabled = {name: said("is-enabled", unit) for name, unit in names.items()}
     return {name: (word, said("is-active", names[name]) if runs and word else "") for name, word in enabled.items()}

@@ -15,7 +15,7 @@ MANY = 100  # waiting tasks a slot: pueue is not made for hundreds (reference: p
 
 def configuration(site: Site, today: str) -> Iterator[Probe]:
     """today: as ISO 8601, UTC."""
-    found = [*_scan(site, today), *_job(site), *_places(site)]
+    found = [*_scan(site, today), *_job(site), *_rules(site), *_places(site)]
     yield from (warn("configuration", what, fix) for what, fix in found)
     for host in site.hosts:
         yield from (warn("configuration", what, fix) for what, fix in _host(host))
@@ -48,6 +48,15 @@ def _job(site: Site) -> Iterator[tuple[str, str]]:
                'job.time_limit = "24h", or a few times the longest case')  # fmt: skip
     if job.time_limit < MINUTE:
         yield f"job.time_limit is {span(job.time_limit)}: most computations would be ended", 'job.time_limit = "24h"'
+
+
+def _rules(site: Site) -> Iterator[tuple[str, str]]:
+    if site.schedule.order == "strict" and not site.schedule.aging and not site.schedule.starvation:
+        yield ('schedule.order = "strict" with neither aging nor starvation: a case of low priority can wait for ever',
+               'schedule.starvation = "24h"')  # fmt: skip
+    if site.retry.first > site.retry.most:
+        yield (f"retry.first ({span(site.retry.first)}) is longer than retry.most ({span(site.retry.most)}), which counts",
+               'retry.first = "30s", retry.most = "10m"')  # fmt: skip
 
 
 def _places(site: Site) -> Iterator[tuple[str, str]]:

@@ -74,7 +74,8 @@ def session(far: Host, cases: Callable[[], Mapping[str, w.Case] | None]) -> Iter
     yield compute.programs([line[0] for line in said.named("lacks")], [line[0] for line in said.named("tool")])
     for free, *nodes in said.named("room"):
         if free.isdigit():
-            yield gateway.room("room", int(free) * 1024, int(nodes[0]) if nodes and nodes[0].isdigit() else -1)
+            inodes = int(nodes[0]) if nodes and nodes[0].isdigit() else -1
+            yield gateway.room("room", int(free) * 1024, inodes, far.config.reserve, f"hosts.{far.name}.reserve")
         else:
             yield warn("room", "it does not say how much is free", f"on {far.name}: df -k {far.config.root}")
     yield from queue(far, said, known)

@@ -50,7 +50,7 @@ class Run:
             if self.args.jsonl and event.case:
                 sys.stdout.write(json.dumps(codec.to_dict(event)) + "\n")
             elif event.case and not is_journal(sys.stdout):
-                sys.stdout.write(("would record: " if dry else "") + tables.sentence(event, case) + "\n")
+                sys.stdout.write(("would record: " if dry else "") + tables.printable(tables.sentence(event, case)) + "\n")
             if not dry:
                 log.event(self.name, event, case)
         sys.stdout.flush()
@@ -89,7 +89,7 @@ class Run:
         for word in self.args.case:
             for line in map(str.strip, sys.stdin if word == "-" else [word]):
                 if not line.startswith("{"):
-                    yield from filter(None, [line])
+                    yield from filter(None, [line.removeprefix(f"{self.site.inbox}/").removeprefix("./").rstrip("/")])
                     continue
                 try:
                     record = json.loads(line)
@@ -232,8 +232,10 @@ def check_state(folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
     info = os.stat(folder)
     if info.st_uid != os.geteuid():
+        from shlex import join  # noqa: PLC0415
+
         owner = account(info.st_uid)
-        raise w.Configuration(f"{folder} belongs to {owner}: run it as `sudo -u {owner} {' '.join(sys.argv)}`")
+        raise w.Configuration(f"{folder} belongs to {owner}: run it as `sudo -u {owner} {join(sys.argv)}`")
     if info.st_mode & 0o077:
         raise w.Configuration(f"{folder} can be read by others: chmod 700 {folder}")
     with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:

@@ -37,14 +37,15 @@ def explain(run: cli.Run) -> None:
     for case in cases:
         plain = looked.over(case, looks.get(case.host), sentences.explain(case, known, now), late)
         for host in run.site.hosts:
-            plain = plain._replace(helps=compute.typed(host, plain.helps)) if host.name == case.host else plain
+            if host.name == case.host:
+                plain = plain._replace(why=compute.typed(host, plain.why), helps=compute.typed(host, plain.helps))
         seen = [*last_words(failed.get(case.key, ())), *(world(run, case, looks, known, holders, every) if run.args.look else ())]
         run.code = max(run.code, int(plain.person))
         if run.args.jsonl:
             sys.stdout.write(json.dumps(record(case, plain, seen)) + "\n")
         else:
             sys.stdout.write("\n".join(told(case, plain, seen, now)) + "\n")
-    if not cases and not run.args.jsonl:
+    if not cases and not run.args.jsonl and not run.args.case:
         sys.stdout.write(f"nothing stands still, {len(every)} cases in the ledger\n")
 
 

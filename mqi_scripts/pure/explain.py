@@ -173,7 +173,7 @@ def _helps(case: w.Case) -> str:
 def command_in(why: str) -> str:
     """The command that a sentence ends with: in backticks, on which host, or behind `See: `."""
     if match := re.search(r"(?:on (\S+), )?`((?:mqi-|pueue |df )[^`]+)`", why):
-        return f"{match[2]}   (on {match[1]})" if match[1] else match[2]
+        return f"{match[2]}   # on {match[1]}" if match[1] else match[2]
     return match[1] if (match := re.search(r"See: (mqi-[\w -]+)$", why)) else ""
 
 

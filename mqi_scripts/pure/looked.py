@@ -76,7 +76,7 @@ def _ahead(case: w.Case, look: w.Look, notes: Notes, cases: Mapping[str, w.Case]
     usual = usual_of(case, notes)
     if slots and usual:
         starts = span(usual * max(before - slots + 1, 0) / slots)
-        return f"{text}; it starts in about {starts} at most, by the median run time {span(usual)}"
+        return f"{text}; it starts in about {starts}, if each takes the median run time, {span(usual)}"
     return text
 
 

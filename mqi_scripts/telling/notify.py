@@ -62,8 +62,10 @@ def tell(site: Site, book: Ledger, silent: Sequence[Silence], failed: str, *, dr
 def lines(new: Sequence[tuple[dict[str, Any], w.Event, w.Case | None]], cases: Mapping[str, w.Case]) -> list[str]:
     """Of what is new, where a case began to need a person, and still does; the newest of each."""
     found = dict[str, str]()
-    for record, _, case in new:
-        if case and changes.needs_person(case) and changes.needs_person(cases[case.key]):
+    for record, event, case in new:
+        if not case or isinstance(event, w.Salvaged | w.Noted | w.Prioritized):  # they tell less than what was before them
+            continue
+        if changes.needs_person(case) and changes.needs_person(cases[case.key]):
             found.pop(case.key, None)
             found[case.key] = redact.change(record, case)
     return list(found.values())

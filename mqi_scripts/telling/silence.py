@@ -6,9 +6,15 @@ from datetime import datetime, timedelta
 from statistics import median
 from typing import Any, NamedTuple
 
+from mqi_scripts import words as w
 from mqi_scripts.checks import OK, gateway
+from mqi_scripts.pure import explain
 from mqi_scripts.pure.explain import span
+from mqi_scripts.pure.order import seconds
 
+DAY = 86400.0
+SHORT = 600.0  # seconds that a job may run whatever is usual
+MOST = 10  # cases that a sentence names
 ALARM = 7200.0  # seconds without a success of a script from which on a person is needed: a run may take that long
 NIGHTS = 3 * 86400.0  # the same, of a script that runs once a night
 WEEKS = 8  # that make the rhythm of a weekday
@@ -23,14 +29,34 @@ Notes = Mapping[str, Mapping[str, Any]]
 
 def silences(told: Notes, notes: Notes, hosts: Iterable[str], found: Sequence[datetime], now: datetime) -> list[Silence]:
     """notes: each script's health note; told: the same, as it may be told. found: when cases were found, local time."""
-    return [*_scripts(told, now), *_hosts(notes, hosts, now), *_cases(found, now)]
+    return [*_scripts(told, found, now), *_hosts(notes, hosts, now), *_cases(found, now)]
 
 
-def _scripts(notes: Notes, now: datetime) -> Iterator[Silence]:
+def _scripts(notes: Notes, found: Sequence[datetime], now: datetime) -> Iterator[Silence]:
+    """Without a success: since the first case was found."""
+    first = min(found, default=now).isoformat()
+    if not any(notes.values()) and gateway.ago(first, now) > ALARM:
+        yield Silence("no program has left a note of a run: are the timers on? See: mqi-check --fast", True)
     for probe in gateway.scripts(notes, {}, (), now):
         if probe.level != OK:
-            last = notes[probe.what].get("success")
-            yield Silence(f"{probe.what}: {probe.found}", bool(last) and gateway.ago(str(last), now) > ALARM)
+            last = notes[probe.what].get("success") or first
+            yield Silence(f"{probe.what}: {probe.found}", gateway.ago(str(last), now) > ALARM)
+
+
+def past_usual(cases: Iterable[w.Case], known: explain.Notes, now: str) -> Iterator[Silence]:
+    """Jobs that run for more than twice the median of their group."""
+    for case in cases:
+        usual, runs = explain.usual_of(case, known), seconds(case.started, now) if case.started else 0.0
+        if case.status == w.RUNNING and usual and runs > max(2 * usual, SHORT):
+            yield Silence(f"{case.id} runs for {span(runs)} already, the median of its group is {span(usual)}", False)
+
+
+def again(cases: Iterable[w.Case], now: str) -> Iterator[Silence]:
+    """Which cases took more than one attempt in the last day, and how many."""
+    more = [case for case in cases if case.attempt > 1 and seconds(case.since, now) < DAY]
+    if more:
+        which = ", ".join(f"{case.id} ({case.attempt} attempts)" for case in more[:MOST]) + (", ..." if more[MOST:] else "")
+        yield Silence(f"retried in the last day: {len(more)} cases: {which}", False)
 
 
 def nightly(name: str, note: Mapping[str, Any], now: datetime) -> Iterator[Silence]:

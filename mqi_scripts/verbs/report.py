@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mqi_scripts import words as w
+from mqi_scripts.checks.compute import typed
 from mqi_scripts.checks.gateway import SCRIPTS
 from mqi_scripts.frame import cli
 from mqi_scripts.frame.log import is_journal, log
@@ -27,7 +28,7 @@ from mqi_scripts.pure import codec, explain, place, tables
 from mqi_scripts.telling import changes, notify, redact, room, silence, spreadsheet
 from mqi_scripts.telling.silence import Silence
 from mqi_scripts.world import config, files, folder
-from mqi_scripts.world.ledger import Ledger
+from mqi_scripts.world.ledger import Ledger, State, nothing
 
 NAME = "mqi-report"
 NARROW = ("case_id", "case_path", "status", "progress", "attempt", "pueue_group", "status_updated_at", "reason", "next")
@@ -38,7 +39,7 @@ def report(args: argparse.Namespace) -> int:
     site = config.load(args.config, os.environ)
     cli.check_state(site.state)
     book, noted = Ledger(site.state, {}), os.path.join(site.state, "health", "mqi-report.json")
-    shown_last, (cases, head, failed, damaged) = files.read_note(noted).get("head"), read(book)
+    shown_last, (cases, head, state, damaged) = files.read_note(noted).get("head"), read(book)
     match shown_last:
         case [int(seq), str()] if seq > head.seq and not damaged:
             damaged = f"A report showed line {seq}, and the last one is {head.seq}: its tail is cut. See: mqi-ledger verify"
@@ -46,16 +47,17 @@ def report(args: argparse.Namespace) -> int:
     hidden = args.notify is not None or (args.redact if args.redact is not None else is_hidden(site))
     if args.changes and not damaged:
         return tell_changes(book, args, hidden)
-    known = notes(kept, {})
+    known = notes(kept, state.runs)
     needs = {case.key for case in cases.values() if calls(case, known, now) or (args.needs_me and case.stale)}
     every = sorted(cases.values(), key=lambda case: (case.found, case.path))
     shown = [case for case in every if is_shown(case, args) and (not args.needs_me or case.key in needs)]
-    rows = [redact.row(explain.row(case, known, now), case) if hidden else explain.row(case, known, now) for case in shown]
+    rows = [row(site, case, known, now, hidden) for case in shown]
     told = {name: redact.note(note) if hidden else note for name, note in kept.items()}
     steps = [{"step": name} | {word: told[name].get(word, "") for word in ("run", "success", "trouble")} for name in SCRIPTS]
     found = [datetime.fromisoformat(case.found).astimezone() for case in cases.values()]
     silent = silence.silences(told, kept, [host.name for host in site.hosts], found, datetime.now().astimezone())
-    bad = {host.name: place.broken(failed, host.name, site.breaker.jobs) for host in site.hosts}
+    silent += [*silence.past_usual(cases.values(), known, now), *silence.again(every, now)]
+    bad = {host.name: place.broken(state.failed, host.name, site.breaker.jobs) for host in site.hosts}
     silent += [silence.Silence(text, True) for groups in bad.values() for text in groups.values()]
     cleaner = files.read_note(os.path.join(site.state, "health", "mqi-clean.json"))
     silent += silence.nightly("mqi-clean", redact.note(cleaner) if hidden else cleaner, datetime.now().astimezone())
@@ -91,12 +93,21 @@ def report(args: argparse.Namespace) -> int:
     return int(any(case.key in needs for case in shown) or alarm)
 
 
-def read(book: Ledger) -> tuple[dict[str, w.Case], w.Head, dict[str, Sequence[str]], str]:
-    """Cases, head, what failed in a row by host/group, and what is damaged: then it is what could be read."""
+def read(book: Ledger) -> tuple[dict[str, w.Case], w.Head, State, str]:
+    """Cases, head, the fold, and what is damaged: then it is what could be read."""
     try:
-        return book.cases(), book.state().head, book.state().failed, ""
+        return book.cases(), book.state().head, book.state(), ""
     except w.Damaged as error:
-        return *book.readable(), {}, str(error)
+        return *book.readable(), nothing(), str(error)
+
+
+def row(site: config.Site, case: w.Case, known: explain.Notes, now: str, hidden: bool) -> dict[str, Any]:
+    cells = explain.row(case, known, now)
+    if hidden:
+        return redact.row(cells, case)
+    for host in site.hosts:
+        cells |= {"reason": typed(host, cells["reason"])} if host.name == case.host else {}
+    return cells
 
 
 def calls(case: w.Case, known: explain.Notes, now: str) -> bool:
@@ -111,7 +122,8 @@ def is_hidden(site: config.Site) -> bool:
 
 def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
     """What is new for args.name, each thing once; told means: written out."""
-    new, head, odd = changes.since(book, args.name, datetime.now(UTC))
+    name = args.name or "default"
+    new, head, odd = changes.since(book, name, datetime.now(UTC))
     if odd:
         sys.stderr.write(f"mqi-report: {odd}\n")
     for record, event, case in new:
@@ -124,8 +136,8 @@ def tell_changes(book: Ledger, args: argparse.Namespace, hidden: bool) -> int:
             sys.stdout.write(f"{_local(record['at'])} {tables.printable(tables.sentence(event, case))}\n")
     sys.stdout.flush()
     if not args.dry_run:
-        changes.keep(book, args.name, {**changes.kept(book, args.name), "head": [*head]})
-    return int(any(case and explain.needs_person(case) for *_, case in new))
+        changes.keep(book, name, {**changes.kept(book, name), "head": [*head]})
+    return int(any(case and explain.needs_person(book.case(case.key) or case) for *_, case in new))
 
 
 def tell_somebody(site: config.Site, book: Ledger, silent: Sequence[Silence], args: argparse.Namespace) -> int:
@@ -210,7 +222,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--search", metavar="TEXT", help="in id, path or reason")
     parse.add_argument("--needs-me", action="store_true", help="only what needs a person: held, failed, stale, what did not happen")
     parse.add_argument("--changes", action="store_true", help="what is new since last time, each thing once")
-    parse.add_argument("--as", dest="name", type=cursor, default="default", metavar="NAME", help="who is told, for --changes")
+    parse.add_argument("--as", dest="name", type=cursor, metavar="NAME", help="who is told, for --changes")
     about = "if a person is needed, run notify.command, which tells somebody; TEXT: a run that failed is told, too"
     parse.add_argument("--notify", nargs="?", const="", metavar="TEXT", help=about)
     parse.add_argument("--dry-run", action="store_true", help="with --changes: remember nothing; with --notify: only show it")
@@ -223,6 +235,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse.parse_args(argv)
     if args.changes and (args.csv or args.json):
         parse.error("--changes tells sentences, or records with --jsonl")
+    if args.changes and (args.needs_me or args.status or args.group or args.since or args.until or args.search):
+        parse.error("--changes tells all that is new: what is not told would never be told")
+    if args.name and not args.changes:
+        parse.error("--as names who is told with --changes")
     if args.notify is not None and (args.changes or args.csv or args.json or args.jsonl or args.needs_me):
         parse.error("--notify sends a message of its own form, and prints nothing")
     return cli.boundary(NAME, lambda: report(args))

@@ -61,7 +61,7 @@ def due(run: cli.Run) -> list[w.Case]:
         if fault := next(wrong(run, case), ""):
             run.code, bad = max(run.code, 1), bad + 1
             if bad <= TOLD:
-                run.say(f"{case.id} is kept on {case.host}. See: mqi-case verify {case.id}. {tables.printable(fault)}")
+                run.say(f"{case.id} is kept on {case.host}: see mqi-case verify {case.id}: {tables.printable(fault)}")
         else:
             ready.append(case)
     if bad > TOLD:

@@ -187,7 +187,7 @@ def test_a_good_job_of_what_was_queued_already_opens_the_group(tmp_path: Path, s
     place("mqi-scan")
     place("mqi-push")
     assert place("mqi-submit").code == 0
-    assert {row["status"] for row in place.rows().values()} == {"submitted"}
+    assert {row["status"] for row in place.rows().values()} <= {"submitted", "pushed"}  # of one that had begun at its look mqi-poll tells
     wait_for(lambda: [row["status"] for row in (place.tick(), place.rows())[1].values()].count("failed") == 2)
     place.case("xd", "good too\n")
     for _ in range(2):

@@ -350,9 +350,9 @@ def test_a_task_whose_processes_are_gone_is_told_with_the_command_that_ends_it(t
     wait_for(told)
     row = place.rows()["xa"]
     assert row["status"] == "running"
-    task = re.search(r"its processes are gone, and the queue of far still has its task: on far, `pueue kill (\d+)`", row["reason"])
+    task = re.search(r"its processes are gone, and the queue of far still has its task: on far, `\S*pueue -c \S+ kill (\d+)`", row["reason"])
     assert task, row
-    assert re.search(rf"helps    \S*pueue (-c \S+ )?kill {task[1]}   \(on far\)", place("mqi-case", "explain", "xa").out)
+    assert re.search(rf"helps    \S*pueue (-c \S+ )?kill {task[1]}   # on far", place("mqi-case", "explain", "xa").out)
     pueued.client("kill", task[1])
 
     def goes_on() -> bool:

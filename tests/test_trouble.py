@@ -37,7 +37,8 @@ def test_paused_groups_are_the_reason_with_the_command_that_helps(far_place: Pla
     before = far_place.ledger()
     ran = far_place("mqi-submit")
     assert (ran.code, far_place.ledger()) == (0, before)
-    assert "every group of far is paused (gpu0, gpu1): on far, `pueue start -g gpu0 && pueue start -g gpu1`" in far_place.rows()["a"]["reason"]
+    pueue = f"{pueued.command} -c {pueued.config}"  # as it has to be typed there
+    assert f"every group of far is paused (gpu0, gpu1): on far, `{pueue} start -g gpu0 && {pueue} start -g gpu1`" in far_place.rows()["a"]["reason"]
     pueued.client("start", "-g", "gpu1")
     far_place.until("completed")
     assert far_place.rows()["a"]["pueue_group"] == "gpu1"
@@ -51,7 +52,8 @@ def test_a_group_that_is_paused_after_the_submit_is_the_reason(far_place: Place,
     pueued.client("pause", "-g", "gpu0")
     far_place("mqi-poll")
     row = far_place.rows()["a"]
-    assert (row["status"], row["reason"]) == ("submitted", "group gpu0 of far is paused: on far, `pueue start -g gpu0`")
+    start = f"{pueued.command} -c {pueued.config} start -g gpu0"
+    assert (row["status"], row["reason"]) == ("submitted", f"group gpu0 of far is paused: on far, `{start}`")
 
 
 def test_a_missing_group_is_the_reason(far_place: Place, pueued: Pueued) -> None:
@@ -59,7 +61,7 @@ def test_a_missing_group_is_the_reason(far_place: Place, pueued: Pueued) -> None
     far_place.config.write_text(far_place.config.read_text().replace('groups = ["gpu*"]', 'groups = ["tpu*"]'))
     far_place("mqi-submit")
     assert "no group of far matches tpu* (there: default, gpu0, gpu1)" in far_place.rows()["a"]["reason"]
-    assert "pueue group add" in far_place.rows()["a"]["reason"]
+    assert f"`{pueued.command} -c {pueued.config} group add tpu0`" in far_place.rows()["a"]["reason"]
 
 
 def test_a_queue_that_is_down_is_the_reason_and_decides_nothing(far_place: Place, pueued: Pueued) -> None:

@@ -241,7 +241,7 @@ def fetch(case: w.Case, got: Brought, globs: Sequence[str], tries: int, now: str
     is salvaged, as it is of a job that failed. []: not all of it came, fetch again."""
     names = wanted(list(got.manifest), globs)
     old = [name for name in names if got.manifest[name] == OLD]
-    torn = [name for name in names if got.sums.get(name) != got.manifest[name] and name not in {*old, *dict(got.wrong)}]
+    torn = [name for name in names if name not in old and got.sums.get(name) != got.manifest[name]]
     whole = got.digest == case.manifest and not torn
     if not whole and tries < TRIES:
         return []

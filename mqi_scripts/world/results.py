@@ -55,7 +55,7 @@ def brought(came: str, beside: str, globs: Sequence[str]) -> tuple[decide.Brough
     taken = Counter([RECORD, *local.values(), *{one[:i] for one in local.values() for i, c in enumerate(one) if c == "/"}])
     clash = {name: one for name, one in local.items() if taken[one] > 1 or one.startswith(f"{RECORD}/")}
     wrong = tuple((name, f"{name} would be {one} here, as another result, or our record") for name, one in clash.items())
-    names = {name: one for name, one in local.items() if name not in clash}
+    names = local | {name: f"meets:{number}" for number, name in enumerate(clash)}  # until they are judged
     sums, sizes = {}, {}
     with folder.opened(came) as top:
         for number, name in enumerate(manifest, 1):

@@ -126,7 +126,7 @@ def canaries(place: Place) -> Iterator[str]:
     known = {path.partition("/")[0] for path in re.findall(r'"path":("(?:[^"\\]|\\.)*")', place.ledger().decode()) for path in [json.loads(path)]}
     for name in sorted(os.listdir(place.results)) if not list(place.state.glob("ledger-*.gz")) else ():
         base = re.sub(r"(\.partial)?(\.superseded-\d+)?$", "", name)
-        if base not in known and not re.fullmatch(r"CANARY-planted|\.mqi-results(\.\d+\.new)?|\.[0-9a-f]{20}\.incoming", name):
+        if base not in known and not re.fullmatch(r"CANARY-planted|lost\+found|\.mqi-results(\.\d+\.new)?|\.[0-9a-f]{20}\.incoming", name):
             yield f"nobody's result: {place.results / name}"
 
 

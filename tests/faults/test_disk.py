@@ -86,6 +86,7 @@ def test_a_disk_that_is_or_becomes_full_costs_nothing_and_the_line_goes_on_when_
     """Each script with so much room left, a little more each time: it runs out at one place after the other."""
     place, codes = site(tmp_path), []
     with over(place, side, system) as small:
+        laws.plant(place)  # what lay there is under the mount
         for program in laws.LINE:
             for left in LEFT if request.config.getoption("--faults") else LEFT[::2]:
                 place.case(f"{program}-{left}")

@@ -140,13 +140,14 @@ def test_a_torn_tail_may_be_long(tmp_path: Path) -> None:
     assert [record["seq"] for record, _ in Ledger(str(tmp_path / "s"), BY).records()] == list(range(1, 52))
 
 
+@pytest.mark.parametrize("names", [("ledger-2024.jsonl", "ledger-2025.jsonl"), ("ledger-2026.jsonl", "ledger-2026b.jsonl"), ("ledger-2026.jsonl", "ledger-old.jsonl")])
 @pytest.mark.parametrize("first", [0, 20])
-def test_a_file_that_was_renamed_or_divided_is_the_same_ledger(tmp_path: Path, first: int) -> None:
+def test_a_file_that_was_renamed_or_divided_is_the_same_ledger(tmp_path: Path, first: int, names: tuple[str, str]) -> None:
     book, path, whole = fifty(tmp_path / "s")
     expected, lines = book.cases(), whole.splitlines(keepends=True)
     path.unlink()
-    path.with_name("ledger-2024.jsonl").write_bytes(b"".join(lines[:first]))
-    path.with_name("ledger-2025.jsonl").write_bytes(b"".join(lines[first:]))
+    path.with_name(names[0]).write_bytes(b"".join(lines[:first]))
+    path.with_name(names[1]).write_bytes(b"".join(lines[first:]))
     assert not is_detected(tmp_path / "s")
     for number, reader in enumerate((book, Ledger(str(tmp_path / "s"), BY)), 1000):
         assert reader.cases() == expected

@@ -803,6 +803,8 @@ RECORDS: dict[str, Callable[[str], str]] = {
     "a NUL in a name": lambda text: text.replace('"name": "plan.out"', '"name": "plan\\u0000out"'),
     "no files": lambda text: json.dumps(json.loads(text) | {"files": []}),
     "no time": lambda text: json.dumps(json.loads(text) | {"fetched_at": "yesterday"}),
+    "no such day": lambda text: json.dumps(json.loads(text) | {"fetched_at": "2026-99-99T99:00Z"}),
+    "half a letter": lambda text: json.dumps(json.loads(text) | {"path": "\ud800"}),
     "no reason": lambda text: json.dumps(json.loads(text) | {"reason": {}}),
 }
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -122,7 +123,8 @@ def _proof(top: str) -> Proof | None:
     try:
         with open(os.path.join(top, RECORD), encoding="utf-8") as file:
             said = json.load(file)
-        if next(_shape().iter_errors(said), None):
+        faults = (error for error in _shape().iter_errors(said) if error.validator != "additionalProperties")  # of a later version
+        if next(faults, None) or not datetime.fromisoformat(said["fetched_at"]) or not said["path"].encode("utf-8", "surrogateescape"):
             return None
         facts = {"profile": said["profile"], "plan": said["plan"], "beams": said["beams"], "left": said["left_out"],
                  "remarks": said["remarks"]} if said["profile"] != "files" else {}  # fmt: skip

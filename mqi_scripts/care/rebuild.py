@@ -1,6 +1,7 @@
 """Telling a ledger anew what it lost: every case, attempt and verdict that hosts and results can prove, and nothing else."""
 
 import os
+import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 
@@ -41,7 +42,7 @@ def rebuild(run: cli.Run, reason: str, ledger: str = "", *, accept_empty: bool =
         _record(run, before, events)
     if not run.args.dry_run:
         lost = {one for one, _ in verify.manifests(run.book.folder, verify.read(run.book).manifests)}
-        lost |= {(case.key, case.digest) for case in run.book.state().open.values() if case.digest and not _kept(run, case)}
+        lost |= {(case.key, case.digest) for case in run.book.state().open.values() if _lacks(run, case)}
         for root in roots:
             _leave(run, root, lost, learned)
     return _conclude(run, before, events, learned, bool(gone))
@@ -174,8 +175,10 @@ def _record(run: cli.Run, before: verify.Story, events: list[w.Event]) -> None:
             sys.stdout.write(f"{would}{tables.sentence(event, cases[event.case])}\n")
 
 
-def _kept(run: cli.Run, case: w.Case) -> bool:
-    return os.path.exists(folder.manifest_file(run.site.state, case.key, case.digest))
+def _lacks(run: cli.Run, case: w.Case) -> bool:
+    """Whether its manifest is missing here; what is held for its shape has none."""
+    known = re.fullmatch(verify.DIGEST, case.digest)
+    return bool(known) and not os.path.exists(folder.manifest_file(run.site.state, case.key, case.digest))
 
 
 def _leave(run: cli.Run, root: evidence.Root, lost: set[tuple[str, str]], learned: Learned) -> None:

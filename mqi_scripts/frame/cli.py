@@ -24,7 +24,7 @@ class Run:
 
     def __init__(self, name: str, args: argparse.Namespace, site: config.Site) -> None:
         self.name, self.args, self.site, self.code = name, args, site, 0
-        log.file, log.hidden = site.log.file, (site.inbox, site.results)
+        log.file, log.hidden = site.log.file, (site.inbox, site.results, os.path.join(site.state, "outbox"))
         by = {"script": name, "host": os.uname().nodename, "pid": os.getpid(), "user": user()}
         self.book = Ledger(site.state, by, self.say)
         self.trouble: list[str] = []

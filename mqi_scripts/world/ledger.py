@@ -129,7 +129,7 @@ class Ledger:
             self._set_torn_aside(self._catch_up())
             state = self._catch_up()
             stored, lines, head = list[w.Event](), list[bytes](), state.head
-            name = f"ledger-{max(now[:4], state.file[7:11])}.jsonl"
+            name = max(f"ledger-{now[:4]}.jsonl", state.file)  # a file may have any name: behind the last
             self._state = None  # until the lines are on the disk nothing of it is true
             first = state.id or any(isinstance(event, w.Opened) for event in events)  # a lost ledger goes on under its id
             opening: list[w.Event] = [] if first else [w.Opened("", now, os.urandom(8).hex())]

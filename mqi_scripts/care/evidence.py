@@ -123,7 +123,8 @@ def _proof(top: str) -> Proof | None:
     try:
         with open(os.path.join(top, RECORD), encoding="utf-8") as file:
             said = json.load(file)
-        faults = (error for error in _shape().iter_errors(said) if error.validator != "additionalProperties")  # of a later version
+        # a later version may say more
+        faults = (error for error in _shape().iter_errors(said) if error.validator != "additionalProperties")
         if next(faults, None) or not datetime.fromisoformat(said["fetched_at"]) or not said["path"].encode("utf-8", "surrogateescape"):
             return None
         facts = {"profile": said["profile"], "plan": said["plan"], "beams": said["beams"], "left": said["left_out"],

@@ -125,8 +125,9 @@ def _proof(top: str) -> Proof | None:
             said = json.load(file)
         # a later version may say more
         faults = (error for error in _shape().iter_errors(said) if error.validator != "additionalProperties")
-        if next(faults, None) or not datetime.fromisoformat(said["fetched_at"]) or not said["path"].encode("utf-8", "surrogateescape"):
+        if next(faults, None):
             return None
+        datetime.fromisoformat(said["fetched_at"]), said["path"].encode("utf-8", "surrogateescape")  # ValueError: nobody wrote it
         facts = {"profile": said["profile"], "plan": said["plan"], "beams": said["beams"], "left": said["left_out"],
                  "remarks": said["remarks"]} if said["profile"] != "files" else {}  # fmt: skip
         sums = tuple((os.path.join(top, one["name"]), one["sha256"]) for one in said["files"])
